@@ -1,0 +1,3 @@
+//! placeholder
+#![cfg_attr(docsrs, feature(doc_cfg))]
+pub mod store;
