@@ -1,3 +1,29 @@
 //! placeholder
 #![cfg_attr(docsrs, feature(doc_cfg))]
-pub mod store;
+// A build with some of the features leaves parts of the ground floor unused; the full one has none.
+#![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
+#![allow(dead_code)]
+
+mod body;
+mod clock;
+mod context;
+mod detached;
+mod expiring;
+mod flight;
+mod key;
+mod lease;
+pub mod marks;
+mod problem;
+mod snapshot;
+mod store;
+mod tasks;
+pub mod telemetry;
+mod token;
+
+pub use crate::{
+    body::{RequestBody, ResponseBody},
+    clock::Clock,
+    marks::{PeerAddr, UserId},
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+};

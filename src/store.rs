@@ -208,8 +208,8 @@ mod tests {
 
     #[test]
     fn an_error_says_its_kind_its_cause_and_nothing_else() {
-        let error = StoreError::timeout("EVALSHA", Duration::from_millis(250))
-            .with_source("broken pipe");
+        let error =
+            StoreError::timeout("EVALSHA", Duration::from_millis(250)).with_source("broken pipe");
         assert!(error.is_timeout() && !error.is_unavailable());
         assert_eq!(error.reason(), "timeout");
         assert!(error.to_string().contains("250ms"));

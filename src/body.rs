@@ -1,0 +1,452 @@
+//! The bodies that the layers hand on: passed through, replayed from memory, or piped from a task.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    fmt,
+    future::Future,
+    mem, panic,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
+
+pin_project! {
+    /// A request's body as the inner service sees it: the client's own, or one that the layer had to
+    /// read to its end first.
+    pub struct RequestBody<B> {
+        #[pin]
+        kind: RequestKind<B>,
+    }
+}
+
+pin_project! {
+    #[project = RequestKindProj]
+    enum RequestKind<B> {
+        Inner { #[pin] body: B },
+        Buffered { full: Full },
+    }
+}
+
+impl<B> RequestBody<B> {
+    /// The client's body, untouched.
+    pub fn inner(body: B) -> Self {
+        Self { kind: RequestKind::Inner { body } }
+    }
+
+    /// A body that has been read already.
+    pub fn buffered(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { kind: RequestKind::Buffered { full: Full::new(data, trailers) } }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            RequestKindProj::Inner { body } => body.poll_frame(cx),
+            RequestKindProj::Buffered { full } => Poll::Ready(full.next().map(Ok)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            RequestKind::Inner { body } => body.is_end_stream(),
+            RequestKind::Buffered { full } => full.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            RequestKind::Inner { body } => body.size_hint(),
+            RequestKind::Buffered { full } => full.size_hint(),
+        }
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            RequestKind::Inner { .. } => "RequestBody::Inner",
+            RequestKind::Buffered { .. } => "RequestBody::Buffered",
+        })
+    }
+}
+
+pin_project! {
+    /// A response's body as the client sees it: the inner service's own, bytes from memory, or what a
+    /// task of ours reads from the inner service's.
+    pub struct ResponseBody<B: Body> {
+        #[pin]
+        kind: ResponseKind<B>,
+    }
+}
+
+pin_project! {
+    #[project = ResponseKindProj]
+    enum ResponseKind<B: Body> {
+        Inner { #[pin] body: B },
+        Full { full: Full },
+        Piped { pipe: Pipe<B::Error> },
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    /// The inner service's body, untouched.
+    pub fn inner(body: B) -> Self {
+        Self { kind: ResponseKind::Inner { body } }
+    }
+
+    /// Bytes from memory; they are not copied.
+    pub fn full(data: impl Into<Bytes>) -> Self {
+        Self { kind: ResponseKind::Full { full: Full::new(data.into(), None) } }
+    }
+
+    /// No bytes at all.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+
+    /// A body that another task sends through the returned end, which holds up at most `capacity`
+    /// bytes before it waits for the client. `hint` is that of the body it reads.
+    pub(crate) fn piped(capacity: usize, hint: SizeHint) -> (PipeSender<B::Error>, Self) {
+        let (items, receiver) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(capacity));
+        let pipe = Pipe { items: receiver, room: room.clone(), hint, task: None, ended: false };
+        (PipeSender { items, room, capacity }, Self { kind: ResponseKind::Piped { pipe } })
+    }
+
+    /// Names the task behind a piped body, so that its panic is re-raised to whoever reads it.
+    pub(crate) fn set_task(&mut self, handle: JoinHandle<()>) {
+        if let ResponseKind::Piped { pipe } = &mut self.kind {
+            pipe.task = Some(handle);
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            ResponseKindProj::Inner { body } => body.poll_frame(cx),
+            ResponseKindProj::Full { full } => Poll::Ready(full.next().map(Ok)),
+            ResponseKindProj::Piped { pipe } => pipe.poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            ResponseKind::Inner { body } => body.is_end_stream(),
+            ResponseKind::Full { full } => full.is_end(),
+            ResponseKind::Piped { pipe } => pipe.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            ResponseKind::Inner { body } => body.size_hint(),
+            ResponseKind::Full { full } => full.size_hint(),
+            ResponseKind::Piped { pipe } => pipe.hint,
+        }
+    }
+}
+
+impl<B: Body> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            ResponseKind::Inner { .. } => "ResponseBody::Inner",
+            ResponseKind::Full { .. } => "ResponseBody::Full",
+            ResponseKind::Piped { .. } => "ResponseBody::Piped",
+        })
+    }
+}
+
+/// Bytes, then trailers.
+struct Full {
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Full {
+    fn new(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { data, trailers }
+    }
+
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        if !self.data.is_empty() {
+            return Some(Frame::data(mem::take(&mut self.data)));
+        }
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    fn is_end(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.len() as u64)
+    }
+}
+
+enum Item<E> {
+    Frame(Result<Frame<Bytes>, E>),
+    End,
+}
+
+/// The end of a piped body that a task writes to.
+pub(crate) struct PipeSender<E> {
+    items: mpsc::UnboundedSender<Item<E>>,
+    room: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl<E> PipeSender<E> {
+    /// Hands a frame on, waiting while more than the pipe's capacity is unread. `false` once the
+    /// reader has left.
+    pub(crate) async fn send(&self, frame: Result<Frame<Bytes>, E>) -> bool {
+        let cost = self.cost(&frame);
+        tokio::select! {
+            permit = self.room.acquire_many(cost) => match permit {
+                Ok(permit) => permit.forget(),
+                Err(_) => return false,
+            },
+            () = self.items.closed() => return false,
+        }
+        self.items.send(Item::Frame(frame)).is_ok()
+    }
+
+    /// Says that the body was read to its end. A sender dropped without it is a broken body.
+    pub(crate) fn end(self) {
+        let _ = self.items.send(Item::End);
+    }
+
+    fn cost(&self, frame: &Result<Frame<Bytes>, E>) -> u32 {
+        cost(frame).min(self.capacity).try_into().unwrap_or(u32::MAX)
+    }
+}
+
+/// What a frame takes of a pipe's capacity. An empty one costs something too, or a flood of them
+/// would not be held up.
+fn cost<E>(frame: &Result<Frame<Bytes>, E>) -> usize {
+    frame.as_ref().ok().and_then(Frame::data_ref).map_or(1, |data| data.len().max(1))
+}
+
+struct Pipe<E> {
+    items: mpsc::UnboundedReceiver<Item<E>>,
+    room: Arc<Semaphore>,
+    hint: SizeHint,
+    task: Option<JoinHandle<()>>,
+    ended: bool,
+}
+
+impl<E> Pipe<E> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match ready!(self.items.poll_recv(cx)) {
+            Some(Item::Frame(frame)) => {
+                self.room.add_permits(cost(&frame));
+                self.ended = frame.is_err();
+                self.shrink_hint(&frame);
+                Poll::Ready(Some(frame))
+            }
+            Some(Item::End) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            None => self.poll_broken(cx),
+        }
+    }
+
+    fn shrink_hint(&mut self, frame: &Result<Frame<Bytes>, E>) {
+        let read = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        let mut hint = SizeHint::new();
+        if let Some(upper) = self.hint.upper() {
+            hint.set_upper(upper.saturating_sub(read));
+        }
+        hint.set_lower(self.hint.lower().saturating_sub(read));
+        self.hint = hint;
+    }
+
+    /// The task is gone before the end of the body. A clean end here would pass a cut body off as a
+    /// whole one, so the task's panic is re-raised.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        if let Some(task) = &mut self.task
+            && let Err(error) = ready!(Pin::new(task).poll(cx))
+            && error.is_panic()
+        {
+            panic::resume_unwind(error.into_panic());
+        }
+        panic!("the task that sends this response body was stopped before its end");
+    }
+}
+
+/// What [`buffer`] made of a body.
+pub(crate) enum Buffered<E> {
+    Complete { data: Bytes, trailers: Option<HeaderMap> },
+    TooLarge,
+    Broken(E),
+}
+
+/// Reads a body to its end, at most `limit` bytes.
+pub(crate) async fn buffer<B: Body<Data = Bytes>>(body: B, limit: usize) -> Buffered<B::Error> {
+    if body.size_hint().lower() > limit as u64 {
+        return Buffered::TooLarge;
+    }
+    let mut body = std::pin::pin!(body);
+    let mut recording = Recording::new(limit);
+    let mut trailers = None;
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => {
+                if !recording.push(&data) {
+                    return Buffered::TooLarge;
+                }
+            }
+            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
+            Err(error) => return Buffered::Broken(error),
+        }
+    }
+    match recording.finish() {
+        Some(data) => Buffered::Complete { data, trailers },
+        None => Buffered::TooLarge,
+    }
+}
+
+/// The bytes of a body as they pass by, up to a limit.
+pub(crate) struct Recording {
+    chunks: Vec<Bytes>,
+    len: usize,
+    limit: usize,
+}
+
+impl Recording {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { chunks: Vec::new(), len: 0, limit }
+    }
+
+    /// `false` once the body is larger than the limit; what was recorded is forgotten then.
+    pub(crate) fn push(&mut self, data: &Bytes) -> bool {
+        self.len = self.len.saturating_add(data.len());
+        if self.len > self.limit {
+            self.chunks = Vec::new();
+            return false;
+        }
+        if !data.is_empty() {
+            self.chunks.push(data.clone());
+        }
+        true
+    }
+
+    /// The whole body, unless it was too large. One chunk is not copied.
+    pub(crate) fn finish(mut self) -> Option<Bytes> {
+        if self.len > self.limit {
+            return None;
+        }
+        if self.chunks.len() <= 1 {
+            return Some(self.chunks.pop().unwrap_or_default());
+        }
+        let mut whole = Vec::with_capacity(self.len);
+        self.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        Some(whole.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full as WholeBody};
+    use std::{convert::Infallible, time::Duration};
+
+    type Piped = ResponseBody<WholeBody<Bytes>>;
+
+    fn data(bytes: &'static [u8]) -> Result<Frame<Bytes>, Infallible> {
+        Ok(Frame::data(Bytes::from_static(bytes)))
+    }
+
+    #[tokio::test]
+    async fn a_buffered_request_body_keeps_its_trailers() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        let body: RequestBody<WholeBody<Bytes>> =
+            RequestBody::buffered(Bytes::from_static(b"abc"), Some(trailers));
+        assert_eq!(body.size_hint().exact(), Some(3));
+        let read = body.collect().await.unwrap();
+        assert_eq!(read.trailers().unwrap()["x-sum"], "7");
+        assert_eq!(read.to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn a_full_body_is_the_very_bytes_it_was_made_of() {
+        let bytes = Bytes::from(vec![7; 100]);
+        let body = Piped::full(bytes.clone());
+        assert_eq!(body.collect().await.unwrap().to_bytes().as_ptr(), bytes.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_piped_body_holds_its_sender_up_at_its_capacity() {
+        let (sender, mut body) = Piped::piped(4, SizeHint::with_exact(6));
+        assert!(sender.send(data(b"abcd")).await);
+        let blocked = tokio::time::timeout(Duration::from_millis(20), sender.send(data(b"ef")));
+        assert!(blocked.await.is_err(), "the pipe took more than its capacity");
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "abcd");
+        assert_eq!(body.size_hint().exact(), Some(2));
+        assert!(sender.send(data(b"ef")).await);
+        sender.end();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "ef");
+    }
+
+    #[tokio::test]
+    async fn a_sender_learns_that_its_reader_left_even_while_it_waits_for_room() {
+        let (sender, body) = Piped::piped(1, SizeHint::new());
+        assert!(sender.send(data(b"a")).await);
+        let waiting = tokio::spawn(async move { sender.send(data(b"b")).await });
+        tokio::task::yield_now().await;
+        drop(body);
+        assert!(!waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_panic_behind_a_piped_body_is_raised_to_its_reader_not_taken_for_the_end() {
+        let (sender, mut body) = Piped::piped(16, SizeHint::new());
+        body.set_task(tokio::spawn(async move {
+            sender.send(data(b"half")).await;
+            panic!("boom");
+        }));
+        let reader = tokio::spawn(async move { body.collect().await.map(|_| ()) });
+        assert!(reader.await.unwrap_err().is_panic());
+    }
+
+    #[tokio::test]
+    async fn buffering_stops_at_the_limit_and_keeps_what_fits() {
+        let whole = |limit| buffer(WholeBody::new(Bytes::from_static(b"abcd")), limit);
+        assert!(matches!(whole(4).await, Buffered::Complete { data, .. } if data == "abcd"));
+        assert!(matches!(whole(3).await, Buffered::TooLarge));
+    }
+
+    #[test]
+    fn a_recording_over_its_limit_is_none() {
+        let mut recording = Recording::new(3);
+        assert!(recording.push(&Bytes::from_static(b"ab")));
+        assert!(!recording.push(&Bytes::from_static(b"cd")));
+        assert_eq!(recording.finish(), None);
+    }
+}

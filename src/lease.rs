@@ -1,0 +1,313 @@
+//! A lease that is held: renewed while it is needed, its loss told, released on drop.
+
+use crate::{
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+    telemetry,
+};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinHandle, time};
+
+/// What a store can do with a lease that was granted. The token is the implementation's.
+pub(crate) trait LeaseOps: Send + Sync + 'static {
+    /// Stretches the lease to its full length from now; `false` if it is not ours any more.
+    fn renew(&self) -> StoreFuture<bool>;
+
+    /// Gives the lease up; `false` if it was not ours any more.
+    fn release(&self) -> StoreFuture<bool>;
+}
+
+/// A lease that was granted.
+///
+/// Its holder goes by a deadline on its own monotonic clock, counted from *before* the request that
+/// was granted went out, so it never believes longer than the store in what it holds.
+pub(crate) struct Lease {
+    ops: Arc<dyn LeaseOps>,
+    middleware: &'static str,
+    length: Duration,
+    tasks: Tasks,
+    state: watch::Sender<State>,
+    renewal: Option<JoinHandle<()>>,
+    released: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    deadline: Instant,
+    refused: bool,
+}
+
+impl Lease {
+    /// A lease of `length` that was asked for at `asked_at`.
+    pub(crate) fn new(
+        ops: Arc<dyn LeaseOps>,
+        middleware: &'static str,
+        asked_at: Instant,
+        length: Duration,
+        tasks: Tasks,
+    ) -> Self {
+        let state = watch::Sender::new(State { deadline: asked_at + length, refused: false });
+        Self { ops, middleware, length, tasks, state, renewal: None, released: false }
+    }
+
+    /// Renews it at every third of its length until it is stopped, released or lost.
+    pub(crate) fn auto_renew(&mut self) {
+        if self.renewal.is_none() {
+            let renewal = renew(self.ops.clone(), self.middleware, self.length, self.state.clone());
+            self.renewal = Some(tokio::spawn(renewal));
+        }
+    }
+
+    /// How long it is certainly held yet; zero once it is lost.
+    pub(crate) fn valid_for(&self) -> Duration {
+        let state = *self.state.borrow();
+        if state.refused {
+            return Duration::ZERO;
+        }
+        state.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether somebody else may hold it by now.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.valid_for().is_zero()
+    }
+
+    /// Asks who wants to know of the loss.
+    pub(crate) fn watch(&self) -> LeaseWatch {
+        LeaseWatch(self.state.subscribe())
+    }
+
+    /// Renews it once, now.
+    pub(crate) async fn renew(&self) -> Result<bool, StoreError> {
+        renew_once(&self.ops, self.length, &self.state).await
+    }
+
+    /// Ends the renewal and waits for the end of one that is on its way, so that no renewal comes
+    /// after what the holder does next.
+    pub(crate) async fn stop_renewal(&mut self) {
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
+            let _ = renewal.await;
+        }
+    }
+
+    /// Says that nothing is left to release: the lease ended in another way.
+    pub(crate) fn disarm(&mut self) {
+        self.released = true;
+    }
+
+    /// Gives it up; `false` if it was lost before.
+    pub(crate) async fn release(mut self) -> Result<bool, StoreError> {
+        self.stop_renewal().await;
+        let result = self.ops.release().await;
+        // What failed is tried once more by the drop.
+        self.released = result.is_ok();
+        result
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let renewal = self.renewal.take();
+        if let Some(renewal) = &renewal {
+            renewal.abort();
+        }
+        if self.released {
+            return;
+        }
+        let (ops, middleware) = (self.ops.clone(), self.middleware);
+        self.tasks.spawn_if_possible(async move {
+            if let Some(renewal) = renewal {
+                let _ = renewal.await;
+            }
+            if let Err(error) = ops.release().await {
+                telemetry::store_failed(middleware, &error);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("middleware", &self.middleware)
+            .field("length", &self.length)
+            .field("valid_for", &self.valid_for())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells of the loss of a lease, for as long as anyone cares.
+#[derive(Clone)]
+pub(crate) struct LeaseWatch(watch::Receiver<State>);
+
+impl LeaseWatch {
+    /// Whether somebody else may hold it by now.
+    pub(crate) fn is_lost(&self) -> bool {
+        let state = *self.0.borrow();
+        state.refused || state.deadline <= Instant::now()
+    }
+
+    /// Ends when the lease is lost: when the store says so, or when its deadline passes unrenewed.
+    pub(crate) async fn lost(&mut self) {
+        loop {
+            let state = *self.0.borrow_and_update();
+            if state.refused || state.deadline <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = time::sleep_until(state.deadline.into()) => {}
+                changed = self.0.changed() => if changed.is_err() {
+                    time::sleep_until(state.deadline.into()).await;
+                },
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LeaseWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseWatch(lost: {})", self.is_lost())
+    }
+}
+
+/// Renews until the lease is lost. A failure of the store is tried again until the deadline: the
+/// lease is ours until then.
+async fn renew(
+    ops: Arc<dyn LeaseOps>,
+    middleware: &'static str,
+    length: Duration,
+    state: watch::Sender<State>,
+) {
+    let mut pause = length / 3;
+    loop {
+        time::sleep(pause).await;
+        if state.borrow().deadline <= Instant::now() {
+            return;
+        }
+        match renew_once(&ops, length, &state).await {
+            Ok(true) => pause = length / 3,
+            Ok(false) => return,
+            Err(error) => {
+                telemetry::store_failed(middleware, &error);
+                pause = length / 20;
+            }
+        }
+    }
+}
+
+async fn renew_once(
+    ops: &Arc<dyn LeaseOps>,
+    length: Duration,
+    state: &watch::Sender<State>,
+) -> Result<bool, StoreError> {
+    let asked_at = Instant::now();
+    let ours = ops.renew().await?;
+    state.send_modify(|state| {
+        if ours {
+            state.deadline = state.deadline.max(asked_at + length);
+        } else {
+            state.refused = true;
+        }
+    });
+    Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+    #[derive(Default)]
+    struct Store {
+        taken: AtomicBool,
+        down: AtomicBool,
+        renewals: AtomicUsize,
+        releases: AtomicUsize,
+    }
+
+    impl LeaseOps for Store {
+        fn renew(&self) -> StoreFuture<bool> {
+            self.renewals.fetch_add(1, SeqCst);
+            if self.down.load(SeqCst) {
+                return StoreFuture::ready(Err(StoreError::unavailable("down")));
+            }
+            StoreFuture::ready(Ok(!self.taken.load(SeqCst)))
+        }
+
+        fn release(&self) -> StoreFuture<bool> {
+            self.releases.fetch_add(1, SeqCst);
+            StoreFuture::ready(Ok(!self.taken.load(SeqCst)))
+        }
+    }
+
+    const LENGTH: Duration = Duration::from_millis(90);
+
+    fn lease(store: &Arc<Store>, tasks: &Tasks) -> Lease {
+        Lease::new(store.clone(), "test", Instant::now(), LENGTH, tasks.clone())
+    }
+
+    #[tokio::test]
+    async fn a_renewed_lease_outlives_its_length() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        let mut lease = lease(&store, &tasks);
+        lease.auto_renew();
+        time::sleep(LENGTH * 3).await;
+        assert!(!lease.is_lost());
+        assert!(store.renewals.load(SeqCst) >= 3);
+        assert!(lease.release().await.unwrap());
+        assert_eq!(store.releases.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_not_renewed_is_lost_at_its_deadline() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        let lease = lease(&store, &tasks);
+        let mut watch = lease.watch();
+        assert!(!watch.is_lost());
+        watch.lost().await;
+        assert!(lease.is_lost() && lease.valid_for().is_zero());
+    }
+
+    #[tokio::test]
+    async fn a_refused_renewal_is_a_loss_at_once() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        let lease =
+            Lease::new(store.clone(), "test", Instant::now(), Duration::from_secs(3600), tasks);
+        store.taken.store(true, SeqCst);
+        assert!(!lease.renew().await.unwrap());
+        lease.watch().lost().await;
+        assert!(lease.is_lost());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_down_for_a_while_loses_nothing() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        let mut lease = lease(&store, &tasks);
+        store.down.store(true, SeqCst);
+        lease.auto_renew();
+        while store.renewals.load(SeqCst) < 2 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        store.down.store(false, SeqCst);
+        time::sleep(LENGTH * 2).await;
+        assert!(!lease.is_lost());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_lease_is_released_by_a_task_and_a_disarmed_one_is_not() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        drop(lease(&store, &tasks));
+        tasks.drain(Duration::from_secs(5)).await;
+        assert_eq!(store.releases.load(SeqCst), 1);
+        let mut disarmed = lease(&store, &tasks);
+        disarmed.disarm();
+        drop(disarmed);
+        tasks.drain(Duration::from_secs(5)).await;
+        assert_eq!(store.releases.load(SeqCst), 1);
+    }
+}

@@ -1,0 +1,79 @@
+//! The names of every span and metric, and the one place that emits them.
+//!
+//! With the feature `tracing`, decisions are `debug` events and store failures `warn` events under
+//! the target `towerkeep`, and a task that outlives its request carries the request's span. With the
+//! feature `metrics`, they are counted through the `metrics` facade. Without them nothing is
+//! compiled in.
+//!
+//! | metric | labels | counts |
+//! | --- | --- | --- |
+//! | [`SESSION_TOTAL`] | `outcome` | `created`, `modified`, `touched`, `destroyed`, `gone` |
+//! | [`CACHE_TOTAL`] | `outcome` | `hit`, `miss`, `collapsed`, `stored`, `bypass`, `refused` |
+//! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
+//! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `completed`, `abandoned`, `lost` |
+//! | [`LOCK_TOTAL`] | `outcome` | `acquired`, `contended`, `released`, `lost` |
+//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by [`StoreError::reason`] |
+//!
+//! [`StoreError::reason`]: crate::StoreError::reason
+
+use crate::store::StoreError;
+use std::{fmt, future::Future};
+
+/// What became of sessions.
+pub const SESSION_TOTAL: &str = "towerkeep_session_outcomes_total";
+/// What the cache did with a request.
+pub const CACHE_TOTAL: &str = "towerkeep_cache_outcomes_total";
+/// What the limiter decided.
+pub const RATE_LIMIT_TOTAL: &str = "towerkeep_rate_limit_decisions_total";
+/// What became of requests with an idempotency key.
+pub const IDEMPOTENCY_TOTAL: &str = "towerkeep_idempotency_outcomes_total";
+/// What became of locks.
+pub const LOCK_TOTAL: &str = "towerkeep_lock_outcomes_total";
+/// Store calls that failed.
+pub const STORE_ERRORS_TOTAL: &str = "towerkeep_store_errors_total";
+
+/// The span of a task that outlives its request: a cache fill or an idempotent handler.
+pub const TASK_SPAN: &str = "towerkeep.task";
+
+/// Counts one outcome of a middleware.
+pub(crate) fn count(metric: &'static str, outcome: &'static str) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(metric, "outcome" => outcome).increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: "towerkeep", metric, outcome);
+    let _ = (metric, outcome);
+}
+
+/// Counts and logs a store call that failed.
+pub(crate) fn store_failed(middleware: &'static str, error: &StoreError) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(STORE_ERRORS_TOTAL, "middleware" => middleware, "reason" => error.reason())
+        .increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "towerkeep", middleware, reason = error.reason(), %error, "store call failed");
+    let _ = (middleware, error);
+}
+
+/// Logs a change that an operator wants to see once.
+pub(crate) fn notice(message: fmt::Arguments<'_>) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: "towerkeep", "{message}");
+    let _ = message;
+}
+
+/// Logs a misuse or a fault that a developer should look at.
+pub(crate) fn warn(message: fmt::Arguments<'_>) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "towerkeep", "{message}");
+    let _ = message;
+}
+
+/// The future with a child of the caller's span around it.
+pub(crate) fn in_task_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "tracing")]
+    let future = {
+        use tracing::Instrument;
+        future.instrument(tracing::debug_span!(target: "towerkeep", "towerkeep.task"))
+    };
+    future
+}
