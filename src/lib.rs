@@ -6,6 +6,8 @@
 
 mod body;
 mod clock;
+#[cfg(feature = "redis")]
+pub mod connection;
 mod context;
 mod detached;
 mod expiring;
@@ -14,6 +16,7 @@ mod key;
 mod lease;
 pub mod marks;
 mod problem;
+pub mod pubsub;
 mod snapshot;
 mod store;
 mod tasks;

@@ -102,6 +102,12 @@ impl StoreError {
         )
     }
 
+    /// The link broke while an answer was awaited. Whether what was asked was done is **unknown**,
+    /// exactly as after a timeout, so [`is_timeout`](StoreError::is_timeout) holds.
+    pub fn interrupted(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Timeout, message)
+    }
+
     /// A bounded store has no room for a new entry and never evicts one of this kind.
     pub fn full(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Full, message)

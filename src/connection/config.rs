@@ -1,0 +1,193 @@
+//! Every setting of the connection, with its default and the reason for it.
+
+use crate::{connection::url, store::StoreError};
+use std::{fmt, time::Duration};
+
+/// The settings of a [`Connection`](crate::connection::Connection).
+///
+/// | setting | default | why |
+/// | --- | --- | --- |
+/// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
+/// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
+/// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
+/// | `nodelay` | on | with Nagle's algorithm small calls waited 40 ms behind a slow answer |
+/// | `keepalive_*` | 15 s, 5 s, 3 | under every usual idle limit of a load balancer; a dead idle link is noticed in 30 s |
+/// | `user_timeout` | 10 s | sent data that nobody acknowledges ends a socket; the kernel's own default is about 15 minutes |
+/// | `ping_interval`, `ping_timeout` | 250 ms, 500 ms | a half-open link is replaced within 0.75 s of the first unanswered call |
+/// | `backoff_min`, `backoff_max` | 20 ms, 500 ms | back within half a second of the server, without a storm of dials from a fleet |
+/// | `breaker_threshold` | 5 | a few slow calls are not an outage |
+/// | `pool_size` | 16 | transactions and scans are rare |
+/// | `blocking_pool_size` | 16 | each blocked command holds a connection: count them |
+/// | `pool_deadline` | 1 s | scans answer more slowly than single commands |
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, or
+    /// `unix:///path/to/socket[?db=1&user=…&pass=…]`. `valkey://` means the same as `redis://`, and
+    /// `redis+unix://` the same as `unix://`. Special characters in the user name and the password
+    /// are percent-encoded.
+    pub url: String,
+    /// The ACL user. Stands before the one in the URL.
+    pub username: Option<String>,
+    /// The password. Stands before the one in the URL. Never shown.
+    pub password: Option<String>,
+    /// The number of the database. Stands before the one in the URL.
+    pub database: Option<u32>,
+    /// Limits one attempt to connect: name lookup, TCP, authentication and a first PING together.
+    pub connect_timeout: Duration,
+    /// How long a call waits for its answer if it does not say otherwise.
+    pub deadline: Duration,
+    /// How long a call waits for a link while there is none; counts towards its deadline.
+    pub down_wait: Duration,
+    /// `TCP_NODELAY`: send small calls at once.
+    pub nodelay: bool,
+    /// Silence after which the kernel begins to probe an idle TCP connection.
+    pub keepalive_idle: Duration,
+    /// Time between two such probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered probes after which the connection counts as dead.
+    pub keepalive_count: u32,
+    /// `TCP_USER_TIMEOUT`, on Linux and Android; elsewhere it has no effect.
+    pub user_timeout: Duration,
+    /// How often the supervisor looks whether a call is still without an answer.
+    pub ping_interval: Duration,
+    /// How long the supervisor's own PING may take before the link counts as half-open.
+    pub ping_timeout: Duration,
+    /// First pause between two attempts to connect; it doubles, with jitter.
+    pub backoff_min: Duration,
+    /// Longest pause between two attempts to connect.
+    pub backoff_max: Duration,
+    /// Timeouts in a row, without one answer between them, after which calls fail at once.
+    pub breaker_threshold: u32,
+    /// Connections of [`Connection::pool`](crate::connection::Connection::pool), at most.
+    pub pool_size: usize,
+    /// Connections of [`Connection::blocking_pool`](crate::connection::Connection::blocking_pool),
+    /// at most.
+    pub blocking_pool_size: usize,
+    /// How long a command on a connection of the pool waits for its answer.
+    pub pool_deadline: Duration,
+}
+
+impl Config {
+    /// The defaults, for the server at `url`.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        let ms = Duration::from_millis;
+        Self {
+            url: url.into(),
+            username: None,
+            password: None,
+            database: None,
+            connect_timeout: ms(2000),
+            deadline: ms(250),
+            down_wait: Duration::ZERO,
+            nodelay: true,
+            keepalive_idle: Duration::from_secs(15),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_count: 3,
+            user_timeout: Duration::from_secs(10),
+            ping_interval: ms(250),
+            ping_timeout: ms(500),
+            backoff_min: ms(20),
+            backoff_max: ms(500),
+            breaker_threshold: 5,
+            pool_size: 16,
+            blocking_pool_size: 16,
+            pool_deadline: Duration::from_secs(1),
+        }
+    }
+
+    /// Refuses what could only fail later, or never end.
+    pub(super) fn validate(&self) -> Result<(), StoreError> {
+        let positive = [
+            ("connect_timeout", self.connect_timeout),
+            ("deadline", self.deadline),
+            ("keepalive_idle", self.keepalive_idle),
+            ("keepalive_interval", self.keepalive_interval),
+            ("user_timeout", self.user_timeout),
+            ("ping_interval", self.ping_interval),
+            ("ping_timeout", self.ping_timeout),
+            ("backoff_min", self.backoff_min),
+            ("pool_deadline", self.pool_deadline),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| value.is_zero()) {
+            return Err(StoreError::config(format!("{name} is zero; it must be longer")));
+        }
+        if self.backoff_max < self.backoff_min {
+            return Err(StoreError::config(format!(
+                "backoff_max ({:?}) is shorter than backoff_min ({:?})",
+                self.backoff_max, self.backoff_min
+            )));
+        }
+        let counts = [
+            ("keepalive_count", self.keepalive_count as usize),
+            ("breaker_threshold", self.breaker_threshold as usize),
+            ("pool_size", self.pool_size),
+            ("blocking_pool_size", self.blocking_pool_size),
+        ];
+        match counts.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => {
+                Err(StoreError::config(format!("{name} is 0; it must be 1 or more")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &url::redacted(&self.url))
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("database", &self.database)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("deadline", &self.deadline)
+            .field("down_wait", &self.down_wait)
+            .field("nodelay", &self.nodelay)
+            .field("keepalive_idle", &self.keepalive_idle)
+            .field("keepalive_interval", &self.keepalive_interval)
+            .field("keepalive_count", &self.keepalive_count)
+            .field("user_timeout", &self.user_timeout)
+            .field("ping_interval", &self.ping_interval)
+            .field("ping_timeout", &self.ping_timeout)
+            .field("backoff_min", &self.backoff_min)
+            .field("backoff_max", &self.backoff_max)
+            .field("breaker_threshold", &self.breaker_threshold)
+            .field("pool_size", &self.pool_size)
+            .field("blocking_pool_size", &self.blocking_pool_size)
+            .field("pool_deadline", &self.pool_deadline)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_every_setting_and_no_password() {
+        let mut config = Config::new("redis://user:hunter2@db.example/1");
+        config.password = Some("hunter3".into());
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert!(shown.contains("redis://user:***@db.example/1"), "{shown}");
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 3] = [
+            ("deadline", |config| config.deadline = Duration::ZERO),
+            ("backoff_max", |config| config.backoff_max = Duration::from_millis(1)),
+            ("pool_size", |config| config.pool_size = 0),
+        ];
+        for (name, spoil) in cases {
+            let mut config = Config::new("redis://localhost");
+            assert!(config.validate().is_ok());
+            spoil(&mut config);
+            let error = config.validate().unwrap_err();
+            assert!(error.is_config() && error.to_string().contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One multiplexed connection, and what is known about its health.
+
+use crate::{
+    connection::{error, request::Request},
+    store::StoreError,
+};
+use redis::aio::MultiplexedConnection;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// A link to one server. Every caller reports to the link that it used, so nothing is ever said
+/// about the wrong one. It speaks raw [`redis::Value`]s: what they mean is decided after the verdict
+/// on the link, or one unexpected value would take everybody's link away.
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    /// Cancelled when the driver task ends, for whatever reason: the server closed the connection,
+    /// spoke nonsense, or the runtime is gone. No caller is needed to notice.
+    ended: CancellationToken,
+    _driver: AbortOnDropHandle<()>,
+    /// A call was sent, and nothing has come back since.
+    waiting: AtomicBool,
+    timeouts: AtomicU32,
+    breaker_threshold: u32,
+    breaker_open: AtomicBool,
+    read_only: AtomicBool,
+    attention: Notify,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: MultiplexedConnection,
+        driver: impl Future<Output = ()> + Send + 'static,
+        breaker_threshold: u32,
+    ) -> Self {
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let driver = tokio::spawn(async move {
+            let _guard = guard;
+            driver.await;
+        });
+        Self {
+            connection,
+            ended,
+            _driver: AbortOnDropHandle::new(driver),
+            waiting: AtomicBool::new(false),
+            timeouts: AtomicU32::new(0),
+            breaker_threshold,
+            breaker_open: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
+            attention: Notify::new(),
+        }
+    }
+
+    /// Sends `request` and waits for the answer, at most `deadline`.
+    pub(super) async fn call<R: Request>(
+        &self,
+        request: &R,
+        deadline: Duration,
+    ) -> Result<R::Reply, StoreError> {
+        self.waiting.store(true, Relaxed);
+        let mut connection = self.connection.clone();
+        match timeout(deadline, request.send(&mut connection)).await {
+            Ok(Ok(reply)) => {
+                self.answered();
+                if R::says_read_only(&reply) {
+                    self.read_only.store(true, Relaxed);
+                    self.attention.notify_one();
+                }
+                Ok(reply)
+            }
+            // Only the driver makes these, and it has ended: the supervisor knows.
+            Ok(Err(broken)) => Err(error::interrupted(&request.name(), broken)),
+            Err(_) => {
+                self.timed_out();
+                Err(StoreError::timeout(&request.name(), deadline))
+            }
+        }
+    }
+
+    /// Whether the server answers anything at all to a PING.
+    pub(super) async fn ping(&self) -> bool {
+        let mut connection = self.connection.clone();
+        let answered = connection.send_packed_command(&redis::cmd("PING")).await.is_ok();
+        if answered {
+            self.answered();
+        }
+        answered
+    }
+
+    fn answered(&self) {
+        self.waiting.store(false, Relaxed);
+        self.timeouts.store(0, Relaxed);
+    }
+
+    fn timed_out(&self) {
+        // Exactly one caller crosses the threshold.
+        if self.timeouts.fetch_add(1, Relaxed) + 1 == self.breaker_threshold {
+            self.breaker_open.store(true, Relaxed);
+            self.attention.notify_one();
+        }
+    }
+
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Resolves when a caller has found something for the supervisor to look at.
+    pub(super) async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    /// Whether a call has been without any answer since the last time this was asked.
+    pub(super) fn take_waiting(&self) -> bool {
+        self.waiting.swap(false, Relaxed)
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only.load(Relaxed)
+    }
+
+    pub(super) fn breaker_is_open(&self) -> bool {
+        self.breaker_open.load(Relaxed)
+    }
+
+    pub(super) fn close_breaker(&self) {
+        self.timeouts.store(0, Relaxed);
+        self.breaker_open.store(false, Relaxed);
+    }
+}

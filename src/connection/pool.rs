@@ -1,0 +1,48 @@
+//! Pools of connections for what needs one of its own.
+
+use crate::{
+    connection::{config::Config, topology::Topology},
+    store::StoreError,
+};
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::AsyncConnectionConfig;
+use std::time::Duration;
+
+/// Both are made at once, but neither opens a connection before it is asked for one.
+pub(super) struct Pools {
+    pub(super) bounded: Pool,
+    pub(super) blocking: Pool,
+}
+
+impl Pools {
+    pub(super) fn new(topology: &dyn Topology, config: &Config) -> Result<Self, StoreError> {
+        Ok(Self {
+            bounded: pool(topology, config, config.pool_size, Some(config.pool_deadline))?,
+            blocking: pool(topology, config, config.blocking_pool_size, None)?,
+        })
+    }
+}
+
+fn pool(
+    topology: &dyn Topology,
+    config: &Config,
+    size: usize,
+    response: Option<Duration>,
+) -> Result<Pool, StoreError> {
+    let wrong = |error: &dyn std::error::Error| StoreError::config(format!("the pool: {error}"));
+    let limit = Some(config.connect_timeout);
+    let connections =
+        AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(response);
+    let manager = Manager::new_with_config(topology.connection_info()?, connections)
+        .map_err(|error| wrong(&error))?;
+    Pool::builder(manager)
+        .max_size(size)
+        // Nothing waits without end: not for a free connection, not for a new one, and not for the
+        // PING that tells whether an old one still works.
+        .wait_timeout(limit)
+        .create_timeout(limit)
+        .recycle_timeout(Some(config.ping_timeout))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| wrong(&error))
+}

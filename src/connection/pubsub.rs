@@ -1,0 +1,210 @@
+//! Hints through Redis pub/sub: one connection of its own, made at the first subscription.
+//!
+//! RESP2, which every server speaks. A message carries only what the channels here asked for, and
+//! the set of channels follows the subscribers: a channel that has lost its last one is unsubscribed.
+
+use crate::{
+    connection::{backoff::Backoff, dial::Dialer, handle::WeakConnection},
+    pubsub::{Channels, Hint, Hints, Relay},
+    store::{StoreError, StoreFuture},
+};
+use bytes::Bytes;
+use futures_core::Stream;
+use redis::{
+    Msg,
+    aio::{PubSub, PubSubSink, PubSubStream},
+};
+use std::{
+    collections::HashSet,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Silence after which the server is asked for a sign of life: a half-open connection would stay
+/// silent for ever.
+const PING_AFTER: Duration = Duration::from_secs(5);
+/// Channels in one SUBSCRIBE.
+const CHUNK: usize = 512;
+
+/// Hints through the server that `dialer` leads to.
+pub(super) fn hints(dialer: Dialer, publisher: WeakConnection, runtime: Handle) -> Hints {
+    Hints::relayed(|channels| {
+        Arc::new(RedisRelay {
+            feed: Arc::new(Feed {
+                dialer,
+                channels,
+                changed: Mutex::default(),
+                wake: Notify::new(),
+            }),
+            task: OnceLock::new(),
+            runtime,
+            publisher,
+        })
+    })
+}
+
+struct RedisRelay {
+    feed: Arc<Feed>,
+    task: OnceLock<AbortOnDropHandle<()>>,
+    runtime: Handle,
+    publisher: WeakConnection,
+}
+
+impl Relay for RedisRelay {
+    fn changed(&self, channel: &Arc<str>) {
+        self.feed.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.clone());
+        self.feed.wake.notify_one();
+        self.task
+            .get_or_init(|| AbortOnDropHandle::new(self.runtime.spawn(self.feed.clone().run())));
+    }
+
+    fn publish(&self, channel: &str, payload: Bytes) -> StoreFuture<()> {
+        let Some(connection) = self.publisher.upgrade() else {
+            return StoreFuture::ready(Err(StoreError::unavailable("the connection was dropped")));
+        };
+        let mut cmd = redis::cmd("PUBLISH");
+        cmd.arg(channel).arg(&payload[..]);
+        let published = connection.cmd(cmd, connection.deadline());
+        StoreFuture::boxed(async move { published.await.map(drop) })
+    }
+}
+
+/// Keeps the connection, and keeps the server's set of channels equal to the one here.
+struct Feed {
+    dialer: Dialer,
+    channels: Arc<Channels>,
+    /// Channels that gained their first subscriber or lost their last since the last look.
+    changed: Mutex<HashSet<Arc<str>>>,
+    wake: Notify,
+}
+
+impl Feed {
+    async fn run(self: Arc<Self>) {
+        let config = &self.dialer.config;
+        let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+        let mut late = false;
+        loop {
+            if let Ok(pubsub) = self.connect().await {
+                if self.session(pubsub, late).await {
+                    backoff.reset();
+                }
+                self.channels.disconnected();
+            }
+            // Whoever is subscribed from here on may have missed something once it is confirmed.
+            late = true;
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<PubSub, StoreError> {
+        let limit = self.dialer.config.connect_timeout;
+        let topology = &self.dialer.topology;
+        let stream = topology.open(limit).await?;
+        let settings = topology.login().redis_settings();
+        match timeout(limit, PubSub::new(&settings, stream)).await {
+            Ok(Ok(pubsub)) => Ok(pubsub),
+            Ok(Err(error)) => Err(StoreError::unavailable("pub/sub: login").with_source(error)),
+            Err(elapsed) => Err(StoreError::unavailable("pub/sub: login").with_source(elapsed)),
+        }
+    }
+
+    /// Serves until the connection is lost. Returns whether it was ever of use.
+    async fn session(&self, pubsub: PubSub, late: bool) -> bool {
+        let (mut sink, mut stream) = pubsub.split();
+        let mut subscribed = HashSet::new();
+        self.take_changed();
+        if !self.subscribe(&mut sink, &mut subscribed, self.channels.names(), late).await {
+            return false;
+        }
+        loop {
+            tokio::select! {
+                message = next(&mut stream) => match message {
+                    Some(message) => self.channels.deliver(
+                        message.get_channel_name(),
+                        Hint::Message(Bytes::copy_from_slice(message.get_payload_bytes())),
+                    ),
+                    None => return true,
+                },
+                () = self.wake.notified() => {
+                    if !self.follow(&mut sink, &mut subscribed).await {
+                        return true;
+                    }
+                }
+                () = sleep(PING_AFTER) => {
+                    if !self.answered(sink.ping::<redis::Value>()).await {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings the server's set of channels up to date. Returns whether the connection still works.
+    async fn follow(&self, sink: &mut PubSubSink, subscribed: &mut HashSet<Arc<str>>) -> bool {
+        let (mut join, mut leave) = (Vec::new(), Vec::new());
+        for name in self.take_changed() {
+            match (self.channels.contains(&name), subscribed.contains(&name)) {
+                (true, false) => join.push(name),
+                // It left and came back between two looks: the server never noticed.
+                (true, true) => self.channels.confirm(&name),
+                (false, true) => leave.push(name),
+                (false, false) => {}
+            }
+        }
+        for names in leave.chunks(CHUNK) {
+            if !self.answered(sink.unsubscribe(texts(names))).await {
+                return false;
+            }
+            for name in names {
+                subscribed.remove(name);
+            }
+        }
+        self.subscribe(sink, subscribed, join, false).await
+    }
+
+    async fn subscribe(
+        &self,
+        sink: &mut PubSubSink,
+        subscribed: &mut HashSet<Arc<str>>,
+        names: Vec<Arc<str>>,
+        late: bool,
+    ) -> bool {
+        for names in names.chunks(CHUNK) {
+            if !self.answered(sink.subscribe(texts(names))).await {
+                return false;
+            }
+            for name in names {
+                subscribed.insert(name.clone());
+                self.channels.confirm(name);
+                if late {
+                    self.channels.deliver(name, Hint::Resync);
+                }
+            }
+        }
+        true
+    }
+
+    fn take_changed(&self) -> HashSet<Arc<str>> {
+        std::mem::take(&mut self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn answered<T>(&self, answer: impl Future<Output = redis::RedisResult<T>>) -> bool {
+        matches!(timeout(self.dialer.config.connect_timeout, answer).await, Ok(Ok(_)))
+    }
+}
+
+fn texts(names: &[Arc<str>]) -> Vec<&str> {
+    names.iter().map(|name| &**name).collect()
+}
+
+async fn next(stream: &mut PubSubStream) -> Option<Msg> {
+    poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)).await
+}

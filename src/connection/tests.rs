@@ -1,0 +1,7 @@
+//! The connection against a real server: what it does when all is well, and when it is not.
+
+mod errors;
+mod hints;
+mod link;
+mod scripts;
+mod server;
