@@ -4,6 +4,7 @@
 #![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
 #![allow(dead_code)]
 
+pub mod backend;
 mod body;
 mod clock;
 #[cfg(feature = "redis")]
@@ -17,6 +18,8 @@ mod lease;
 pub mod marks;
 mod problem;
 pub mod pubsub;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
 mod snapshot;
 mod store;
 mod tasks;
@@ -24,6 +27,7 @@ pub mod telemetry;
 mod token;
 
 pub use crate::{
+    backend::Backend,
     body::{RequestBody, ResponseBody},
     clock::Clock,
     marks::{PeerAddr, UserId},

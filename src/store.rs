@@ -38,6 +38,21 @@ impl<T> StoreFuture<T> {
     }
 }
 
+impl<T: Send + 'static> StoreFuture<T> {
+    /// The same, with a [`timeout`](StoreError::timeout) after `deadline`. `what` names the call.
+    ///
+    /// A store keeps its own deadline; this one is for a layer that cannot wait as long.
+    pub fn within(self, what: &'static str, deadline: Duration) -> Self {
+        match self.0 {
+            State::Ready(_) => self,
+            State::Boxed(future) => Self::boxed(async move {
+                let result = tokio::time::timeout(deadline, future).await;
+                result.unwrap_or_else(|_| Err(StoreError::timeout(what, deadline)))
+            }),
+        }
+    }
+}
+
 impl<T> Future for StoreFuture<T> {
     type Output = Result<T, StoreError>;
 
@@ -210,6 +225,13 @@ mod tests {
             Ok(2)
         });
         assert_eq!(boxed.await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_never_answers_is_a_timeout() {
+        let never = StoreFuture::<()>::boxed(std::future::pending());
+        let error = never.within("a check", Duration::from_millis(5)).await.unwrap_err();
+        assert!(error.is_timeout() && error.to_string().contains("a check"), "{error}");
     }
 
     #[test]

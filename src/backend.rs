@@ -1,0 +1,130 @@
+//! The one handle that most applications hold: where all state lives.
+//!
+//! ```
+//! use std::time::Duration;
+//! use towerkeep::Backend;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), towerkeep::StoreError> {
+//! let backend = Backend::from_env().await?; // Redis if REDIS_URL is set, else memory
+//! println!("state lives in {backend}");
+//! assert!(backend.health().is_up());
+//!
+//! // … hand a clone to each layer, serve, and at the end let every task finish:
+//! let unfinished = backend.shutdown(Duration::from_secs(5)).await;
+//! assert_eq!(unfinished, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A backend lives on the tokio runtime that made it; make one per runtime.
+
+mod builder;
+mod health;
+mod stores;
+
+pub use self::{builder::Builder, health::Health};
+
+use self::stores::Stores;
+#[cfg(feature = "redis")]
+use crate::connection::Connection;
+use crate::{context::Context, store::StoreError, tasks::Tasks};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Where sessions, cached responses, counts, idempotency records and locks are kept. A cheap clone;
+/// one serves every layer.
+///
+/// See the [module](crate::backend) for an example, and [`Builder`] for every setting.
+#[derive(Clone)]
+pub struct Backend {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    context: Context,
+    #[cfg(feature = "redis")]
+    connection: Option<Connection>,
+    stores: Stores,
+}
+
+impl Backend {
+    /// State in this process's memory: nothing to install, gone with the process, not shared.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::builder().memory()
+    }
+
+    /// State in the Redis or Valkey server at `url`, such as `redis://user:password@host:6379/0`.
+    ///
+    /// # Errors
+    ///
+    /// If the URL, the login or the database is wrong, or the server cannot be reached within 2 s.
+    /// The error names the cause and the fix.
+    #[cfg(feature = "redis")]
+    pub async fn redis(url: impl Into<String>) -> Result<Self, StoreError> {
+        Self::builder().redis(url).await
+    }
+
+    /// State in the server that the environment variable `REDIS_URL` names, or in memory if it is
+    /// unset or empty. Which of them is logged once (feature `tracing`) and shown by `Display`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::redis`]. A server that was named and does not work is never replaced by memory.
+    pub async fn from_env() -> Result<Self, StoreError> {
+        Self::builder().from_env().await
+    }
+
+    /// Begins with the defaults of every setting.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// How it is doing. Costs no round trip.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        #[cfg(feature = "redis")]
+        if let Some(connection) = &self.inner.connection {
+            return Health::redis(connection.health());
+        }
+        Health::memory()
+    }
+
+    /// The connection to Redis, for data of the application's own; `None` in memory.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn connection(&self) -> Option<&Connection> {
+        self.inner.connection.as_ref()
+    }
+
+    /// The background tasks of every layer: cache fills, idempotent handlers, releases.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.context.tasks
+    }
+
+    /// Waits until every background task of every layer has ended, at most `deadline`, and returns
+    /// how many were still running then. Call it after the server has stopped to accept requests.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
+        self.inner.context.tasks.drain(deadline).await
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "redis")]
+        if let Some(connection) = &self.inner.connection {
+            return write!(f, "Redis at {}", connection.health().address);
+        }
+        f.write_str("this process's memory")
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("health", &self.health())
+            .field("tasks", &self.inner.context.tasks.len())
+            .finish_non_exhaustive()
+    }
+}

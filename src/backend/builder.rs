@@ -1,0 +1,241 @@
+//! Every setting of a backend, in one place.
+
+use super::{
+    Backend, Inner,
+    stores::{Capacities, Stores},
+};
+#[cfg(feature = "redis")]
+use crate::connection::{Config, Connection};
+use crate::{clock::Clock, context::Context, key::Keys, store::StoreError, telemetry};
+#[cfg(feature = "redis")]
+use std::time::Duration;
+use std::{env, sync::Arc};
+
+/// The environment variable that names the server.
+const URL_VARIABLE: &str = "REDIS_URL";
+
+/// The settings of a [`Backend`], each with its default.
+///
+/// Those of the connection have no effect in memory, those of the memory none with Redis, so the same
+/// code serves both. The table of the connection's defaults, with a reason each, stands at
+/// [`connection::Config`](crate::connection::Config).
+///
+/// ```
+/// use towerkeep::Backend;
+///
+/// let backend = Backend::builder().prefix("shop").memory();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    prefix: String,
+    clock: Clock,
+    capacities: Capacities,
+    #[cfg(feature = "redis")]
+    config: Config,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            prefix: "towerkeep".into(),
+            clock: Clock::system(),
+            capacities: Capacities::default(),
+            #[cfg(feature = "redis")]
+            config: Config::new(""),
+        }
+    }
+}
+
+impl Builder {
+    /// What every key begins with: 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`. Applications that
+    /// share a server have one each. Default: `towerkeep`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The clock to decide by. A [manual](Clock::manual) one is for tests: a Redis backend then
+    /// decides by it too, instead of the server's time. Default: [`Clock::system`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// State in this process's memory.
+    #[must_use]
+    pub fn memory(self) -> Backend {
+        let context = self.context();
+        let stores = Stores::memory(&context, &self.capacities);
+        Backend {
+            inner: Arc::new(Inner {
+                context,
+                #[cfg(feature = "redis")]
+                connection: None,
+                stores,
+            }),
+        }
+    }
+
+    /// State in the server that `REDIS_URL` names, or in memory if it is unset or empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`redis`](Builder::redis).
+    pub async fn from_env(self) -> Result<Backend, StoreError> {
+        let backend = match env::var(URL_VARIABLE) {
+            Ok(url) if !url.is_empty() => self.at(url).await?,
+            Err(env::VarError::NotUnicode(_)) => {
+                return Err(StoreError::config(format!("{URL_VARIABLE} is not valid UTF-8")));
+            }
+            Ok(_) | Err(env::VarError::NotPresent) => self.memory(),
+        };
+        telemetry::notice(format_args!("state lives in {backend}"));
+        Ok(backend)
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn at(self, _url: String) -> Result<Backend, StoreError> {
+        Err(StoreError::config(format!(
+            "{URL_VARIABLE} is set, but towerkeep was built without its feature `redis`; enable it, \
+             or unset {URL_VARIABLE} to keep state in memory"
+        )))
+    }
+
+    fn context(&self) -> Context {
+        Context { clock: self.clock.clone(), ..Context::default() }
+    }
+}
+
+/// The connection to Redis.
+#[cfg(feature = "redis")]
+impl Builder {
+    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`, or
+    /// `unix:///path/to/socket`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::is_config`] if the URL, the login, the database or the prefix is wrong,
+    /// [`StoreError::is_unavailable`] if the server cannot be reached within the connect timeout. The
+    /// message names the cause and the fix, and no password.
+    pub async fn redis(self, url: impl Into<String>) -> Result<Backend, StoreError> {
+        self.at(url.into()).await
+    }
+
+    async fn at(mut self, url: String) -> Result<Backend, StoreError> {
+        let keys = Keys::new(&self.prefix)?;
+        self.config.url = url;
+        let mut context = self.context();
+        let connection = Connection::connect(self.config).await?;
+        context.hints = connection.hints();
+        let stores = Stores::redis(&context, &connection, &keys);
+        Ok(Backend { inner: Arc::new(Inner { context, connection: Some(connection), stores }) })
+    }
+
+    /// The ACL user. Default: the one in the URL, else the server's default user.
+    pub fn username(self, username: impl Into<String>) -> Self {
+        self.with(|config| config.username = Some(username.into()))
+    }
+
+    /// The password. Default: the one in the URL, else none.
+    pub fn password(self, password: impl Into<String>) -> Self {
+        self.with(|config| config.password = Some(password.into()))
+    }
+
+    /// The number of the database. Default: the one in the URL, else 0.
+    pub fn database(self, database: u32) -> Self {
+        self.with(|config| config.database = Some(database))
+    }
+
+    /// Limits one attempt to connect. Default: 2 s.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.connect_timeout = timeout)
+    }
+
+    /// How long a call waits for its answer at most; layers may wait less. Default: 250 ms.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|config| config.deadline = deadline)
+    }
+
+    /// How long a call waits for a link while there is none, within its deadline. Default: 0, so that
+    /// each layer's policy decides at once.
+    pub fn down_wait(self, wait: Duration) -> Self {
+        self.with(|config| config.down_wait = wait)
+    }
+
+    /// TCP keepalive: the silence before the first probe, the time between two, and how many may go
+    /// unanswered. Default: 15 s, 5 s, 3.
+    pub fn keepalive(self, idle: Duration, interval: Duration, count: u32) -> Self {
+        self.with(|config| {
+            config.keepalive_idle = idle;
+            config.keepalive_interval = interval;
+            config.keepalive_count = count;
+        })
+    }
+
+    /// How often the supervisor looks whether a call is without an answer, and how long its own PING
+    /// may take before the link is replaced. Default: 250 ms, 500 ms.
+    pub fn ping(self, interval: Duration, timeout: Duration) -> Self {
+        self.with(|config| {
+            config.ping_interval = interval;
+            config.ping_timeout = timeout;
+        })
+    }
+
+    /// Shortest and longest pause between two attempts to connect. Default: 20 ms, 500 ms.
+    pub fn backoff(self, min: Duration, max: Duration) -> Self {
+        self.with(|config| {
+            config.backoff_min = min;
+            config.backoff_max = max;
+        })
+    }
+
+    /// Timeouts in a row after which calls fail at once until the server answers a PING. Default: 5.
+    pub fn breaker_threshold(self, timeouts: u32) -> Self {
+        self.with(|config| config.breaker_threshold = timeouts)
+    }
+
+    /// The sizes of the pools for transactions and for commands that block; both are made only when
+    /// they are used. Default: 16, 16.
+    pub fn pool_sizes(self, bounded: usize, blocking: usize) -> Self {
+        self.with(|config| {
+            config.pool_size = bounded;
+            config.blocking_pool_size = blocking;
+        })
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+}
+
+/// The bounds of the memory.
+impl Builder {
+    /// How many counts the rate limits keep in memory; beyond it, those nearest to empty are
+    /// forgotten. Default: 262,144.
+    #[cfg(feature = "rate-limit")]
+    pub fn max_rate_limits(mut self, counts: usize) -> Self {
+        self.capacities.rate_limits = counts;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_wrong_prefix_is_refused_before_anything_is_dialled() {
+        let error = Backend::builder().prefix("a b").redis("redis://127.0.0.1:1").await;
+        assert!(error.unwrap_err().to_string().contains("\"a b\""));
+    }
+
+    #[test]
+    fn a_backend_in_memory_needs_no_runtime() {
+        let backend = Backend::memory();
+        assert!(backend.health().is_up());
+        assert_eq!(backend.to_string(), "this process's memory");
+    }
+}

@@ -1,0 +1,129 @@
+//! The response headers that tell a client where it stands.
+
+use super::{layer::Headers, policy::Policy, store::Outcome};
+use crate::problem::whole_seconds;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::{fmt::Write, time::Duration};
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const LEGACY_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// Adds what the policies said. What a rate limit further in has added already stays.
+pub(crate) fn write<'a>(
+    style: Headers,
+    said: impl Iterator<Item = (&'a Policy, &'a Outcome)> + Clone,
+    headers: &mut HeaderMap,
+) {
+    if matches!(style, Headers::Draft | Headers::Both) {
+        write_draft(said.clone(), headers);
+    }
+    if matches!(style, Headers::Legacy | Headers::Both) {
+        write_legacy(said, headers);
+    }
+}
+
+/// Lists of Strings with parameters, after draft-ietf-httpapi-ratelimit-headers-10.
+fn write_draft<'a>(said: impl Iterator<Item = (&'a Policy, &'a Outcome)>, headers: &mut HeaderMap) {
+    let (mut policies, mut limits) = (String::new(), String::new());
+    for (policy, outcome) in said {
+        let comma = if policies.is_empty() { "" } else { ", " };
+        let (name, rule) = (policy.name(), policy.rule());
+        let window = whole_seconds(Duration::from_micros(rule.window_us()));
+        // Writing to a String cannot fail.
+        let _ = write!(policies, "{comma}\"{name}\";q={};w={window}", rule.burst());
+        let _ = write!(limits, "{comma}\"{name}\";r={}", outcome.remaining);
+        if let Some(wait) = until_more(policy, outcome) {
+            let _ = write!(limits, ";t={}", whole_seconds(wait));
+        }
+    }
+    append(headers, POLICY, policies);
+    append(headers, LIMIT, limits);
+}
+
+/// How long until there is more: `None` when there is nothing more to come.
+fn until_more(policy: &Policy, outcome: &Outcome) -> Option<Duration> {
+    if !outcome.allowed {
+        return outcome.retry_after;
+    }
+    if outcome.reset.is_zero() {
+        return None;
+    }
+    let rule = policy.rule();
+    // The bucket fills by one an interval, and `reset` is when it is full.
+    let missing = u64::try_from(outcome.reset.as_micros()).unwrap_or(u64::MAX);
+    let interval = rule.window_us() / rule.burst();
+    Some(Duration::from_micros((missing - 1) % interval + 1))
+}
+
+/// The de-facto headers, for the policy with the least left.
+fn write_legacy<'a>(
+    said: impl Iterator<Item = (&'a Policy, &'a Outcome)>,
+    headers: &mut HeaderMap,
+) {
+    let Some((policy, outcome)) = said.min_by_key(|(_, outcome)| outcome.remaining) else {
+        return;
+    };
+    let told = headers.get(LEGACY_REMAINING).and_then(|value| value.to_str().ok()?.parse().ok());
+    if told.is_some_and(|told: u64| told <= outcome.remaining) {
+        return;
+    }
+    headers.insert(LEGACY_LIMIT, HeaderValue::from(policy.rule().burst()));
+    headers.insert(LEGACY_REMAINING, HeaderValue::from(outcome.remaining));
+    headers.insert(LEGACY_RESET, HeaderValue::from(whole_seconds(outcome.reset)));
+}
+
+fn append(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    if let (false, Ok(value)) = (value.is_empty(), HeaderValue::try_from(value)) {
+        headers.append(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::Quota;
+
+    fn written(style: Headers, remaining: u64, reset_ms: u64) -> HeaderMap {
+        let policy = Policy::gcra("burst", Quota::per_second(20).burst(40));
+        let outcome = Outcome::from_micros(true, remaining, reset_ms * 1_000, Some(0));
+        let mut headers = HeaderMap::new();
+        write(style, [(&policy, &outcome)].into_iter(), &mut headers);
+        headers
+    }
+
+    #[test]
+    fn the_draft_headers_name_quota_window_and_what_remains() {
+        let headers = written(Headers::Draft, 39, 50);
+        assert_eq!(headers[POLICY], "\"burst\";q=40;w=2");
+        assert_eq!(headers[LIMIT], "\"burst\";r=39;t=1");
+        assert!(!headers.contains_key(LEGACY_LIMIT));
+        assert_eq!(written(Headers::Draft, 40, 0)[LIMIT], "\"burst\";r=40");
+    }
+
+    #[test]
+    fn t_is_when_there_is_more_not_when_there_is_all() {
+        let policy = Policy::gcra("slow", Quota::per_minute(6));
+        let outcome = Outcome::from_micros(true, 3, 25_000_000, Some(0));
+        assert_eq!(until_more(&policy, &outcome), Some(Duration::from_secs(5)));
+        let outcome = Outcome::from_micros(true, 4, 20_000_000, Some(0));
+        assert_eq!(until_more(&policy, &outcome), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn the_legacy_headers_tell_of_the_tightest_policy_of_all_layers() {
+        let mut headers = written(Headers::Legacy, 39, 50);
+        assert_eq!(headers[LEGACY_REMAINING], "39");
+        let policy = Policy::gcra("daily", Quota::per_day(10));
+        let said = |remaining| Outcome::from_micros(true, remaining, 1, Some(0));
+        write(Headers::Legacy, [(&policy, &said(50))].into_iter(), &mut headers);
+        assert_eq!(headers[LEGACY_REMAINING], "39");
+        write(Headers::Legacy, [(&policy, &said(7))].into_iter(), &mut headers);
+        assert_eq!(
+            (&headers[LEGACY_REMAINING], &headers[LEGACY_LIMIT]),
+            (&"7".parse().unwrap(), &"10".parse().unwrap())
+        );
+    }
+}

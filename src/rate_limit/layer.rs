@@ -1,0 +1,155 @@
+//! The layer and its settings.
+
+use super::{policy::Policy, rejection::Rejection, service::RateLimit, store::RateLimitStore};
+use crate::problem;
+use bytes::Bytes;
+use http::{Method, Response, request::Parts};
+use std::{fmt, sync::Arc, time::Duration};
+use tower_layer::Layer;
+
+/// Limits the rate of requests to the service inside it.
+///
+/// Two layers with different policies over one backend keep apart by the names of their policies.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RateLimitLayer {
+    pub(crate) config: Arc<Config>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) store: Arc<dyn RateLimitStore>,
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) cost: Option<Arc<Cost>>,
+    pub(crate) headers: Headers,
+    pub(crate) on_store_error: OnStoreError,
+    pub(crate) deadline: Duration,
+    pub(crate) rejection: problem::Rejection<Rejection>,
+}
+
+type Cost = dyn Fn(&Parts) -> u64 + Send + Sync;
+
+/// Which headers tell a client where it stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Headers {
+    /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
+    #[default]
+    Draft,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (in seconds from now).
+    Legacy,
+    /// All of them.
+    Both,
+    /// None; a denied request still gets `Retry-After`.
+    Off,
+}
+
+/// What happens to a request that the store cannot decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnStoreError {
+    /// It is let through: an outage of the store is not an outage of the service.
+    #[default]
+    Allow,
+    /// It is answered with 503 and `Retry-After`: for limits that guard against guessing.
+    Deny,
+}
+
+impl RateLimitLayer {
+    /// Limits by one policy; [`policy`](RateLimitLayer::policy) adds others.
+    pub fn new(store: impl RateLimitStore, policy: Policy) -> Self {
+        let config = Config {
+            store: Arc::new(store),
+            policies: vec![policy],
+            cost: None,
+            headers: Headers::default(),
+            on_store_error: OnStoreError::default(),
+            deadline: Duration::from_millis(100),
+            rejection: problem::Rejection::default(),
+        };
+        Self { config: Arc::new(config) }
+    }
+
+    /// Another policy. All are decided together in one round trip: a request that one of them denies
+    /// is charged to none.
+    ///
+    /// # Panics
+    ///
+    /// If there is a policy of that name already: they would share their counts.
+    pub fn policy(self, policy: Policy) -> Self {
+        self.with(|config| {
+            let name = policy.name();
+            let taken = config.policies.iter().any(|other| other.name() == name);
+            assert!(!taken, "two policies of one layer are named {name:?}; rename one of them");
+            config.policies.push(policy);
+        })
+    }
+
+    /// How much a request costs. 0 is charged nothing and always let through; more than a policy's
+    /// burst is never let through. Default: 1, and 0 for `OPTIONS`, which browsers send on their own.
+    pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
+        self.with(|config| config.cost = Some(Arc::new(cost)))
+    }
+
+    /// Which headers tell the client where it stands. Default: [`Headers::Draft`].
+    pub fn headers(self, headers: Headers) -> Self {
+        self.with(|config| config.headers = headers)
+    }
+
+    /// What happens when the store fails or is too slow. Default: [`OnStoreError::Allow`].
+    pub fn on_store_error(self, policy: OnStoreError) -> Self {
+        self.with(|config| config.on_store_error = policy)
+    }
+
+    /// How long a request waits for the store at most. Default: 100 ms.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|config| config.deadline = deadline)
+    }
+
+    /// How a request is answered that is not let through. The typed reason is put into the response's
+    /// extensions in any case. Default: `application/problem+json` (RFC 9457) with the status of the
+    /// [`Rejection`], and `Retry-After`.
+    pub fn rejection<T: Into<Bytes>>(
+        self,
+        render: impl Fn(&Rejection) -> Response<T> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.rejection = problem::Rejection::new(render))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl Config {
+    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
+        match &self.cost {
+            Some(cost) => cost(request),
+            None => u64::from(request.method != Method::OPTIONS),
+        }
+    }
+
+    pub(crate) fn needs_user(&self) -> bool {
+        self.policies.iter().any(|policy| policy.key_by().needs_user())
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimit<S>;
+
+    fn layer(&self, inner: S) -> RateLimit<S> {
+        RateLimit::new(inner, self.config.clone())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("policies", &self.policies)
+            .field("headers", &self.headers)
+            .field("on_store_error", &self.on_store_error)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

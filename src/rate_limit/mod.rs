@@ -1,0 +1,109 @@
+//! Rate limits that a fleet of servers shares: any number of policies, decided together.
+//!
+//! What happens to a request:
+//!
+//! 1. Each policy makes its key of the request: the peer's address, the user, the route … A policy
+//!    that does not apply is left out.
+//! 2. The store decides all of them in one atomic step and one round trip. A request that one policy
+//!    denies is charged to none.
+//! 3. A denied request is answered with 429, `Retry-After` and a problem document; the service inside
+//!    is not called. An allowed one finds a [`RateLimitStatus`] in its extensions.
+//! 4. The response says where the client stands, in `RateLimit` and `RateLimit-Policy`.
+//!
+//! # Example
+//!
+//! ```
+//! use http::{Request, Response, StatusCode};
+//! use towerkeep::{
+//!     Backend, PeerAddr,
+//!     rate_limit::{Policy, Quota, RateLimitLayer, by},
+//! };
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let backend = Backend::memory();
+//! let limit = RateLimitLayer::new(backend, Policy::gcra("burst", Quota::per_minute(2)).key(by::ip()))
+//!     .policy(Policy::gcra("daily", Quota::per_day(1_000)).key(by::ip()));
+//!
+//! let mut service = ServiceBuilder::new().layer(limit).service(service_fn(|_: Request<String>| async {
+//!     Ok::<_, std::convert::Infallible>(Response::new(String::from("hello")))
+//! }));
+//! for expected in [StatusCode::OK, StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
+//!     let mut request = Request::new(String::new());
+//!     request.extensions_mut().insert(PeerAddr::new(([10, 0, 0, 7], 40_000).into()));
+//!     let response = service.ready().await.unwrap().call(request).await.unwrap();
+//!     assert_eq!(response.status(), expected);
+//!     assert!(response.headers().contains_key("ratelimit"));
+//! }
+//! # }
+//! ```
+//!
+//! # Redis
+//!
+//! `<prefix>:limit:{<key>}:<policy>:gcra` is a string, the theoretical arrival time in microseconds;
+//! its TTL ends when the bucket is empty, so a client that stays away costs nothing. Redis decides by
+//! its own clock. In a cluster, the policies of one layer must be keyed alike (`by::ip()` and
+//! `by::ip()`), so that their keys share a slot.
+//!
+//! # Order
+//!
+//! A limit by address stands outermost, so that a flood costs nothing else. A limit by user stands
+//! inside the session layer, which knows the user.
+//!
+//! # Failure
+//!
+//! The store has 100 ms. If it fails or is too slow, the request is let through
+//! ([`OnStoreError::Allow`]) or answered with 503 ([`OnStoreError::Deny`]); it is never answered with
+//! 429 because of the store. When the memory store is full, the count nearest to empty is forgotten.
+//!
+//! # Defaults
+//!
+//! | setting | default | why |
+//! | --- | --- | --- |
+//! | [`Quota::burst`] | the limit | what most people mean by "20 a second" |
+//! | [`Policy::key`] | [`by::ip`], IPv6 by /64 | a client cannot choose its address; one customer has a /64 |
+//! | [`cost`](RateLimitLayer::cost) | 1, `OPTIONS` 0 | browsers send `OPTIONS` on their own |
+//! | [`headers`](RateLimitLayer::headers) | [`Headers::Draft`] | a polite client can slow down before it is denied |
+//! | [`on_store_error`](RateLimitLayer::on_store_error) | [`OnStoreError::Allow`] | an outage of the store is not an outage of the service |
+//! | [`deadline`](RateLimitLayer::deadline) | 100 ms | a limiter must not become the latency |
+//!
+//! # Security
+//!
+//! The peer's address is that of the connection; `X-Forwarded-For` is not read, since any client can
+//! send it. Behind a proxy, set a [`PeerAddr`](crate::PeerAddr) from what that proxy vouches for. What
+//! a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
+//! forge another.
+
+pub mod by;
+#[cfg(feature = "axum")]
+mod extract;
+mod future;
+mod gcra;
+mod headers;
+mod layer;
+mod memory;
+mod policy;
+mod quota;
+#[cfg(feature = "redis")]
+mod redis;
+mod rejection;
+mod service;
+mod status;
+mod store;
+
+pub(crate) use self::memory::DEFAULT_CAPACITY;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
+pub use self::{
+    future::ResponseFuture,
+    gcra::Gcra,
+    layer::{Headers, OnStoreError, RateLimitLayer},
+    memory::MemoryStore,
+    policy::{Policy, Rule},
+    quota::{Quota, QuotaError},
+    rejection::Rejection,
+    service::RateLimit,
+    status::RateLimitStatus,
+    store::{Charge, Outcome, RateLimitStore, Verdict},
+};

@@ -1,0 +1,84 @@
+//! Rate limits in Redis: one script decides any number of policies.
+
+use super::{
+    policy::Rule,
+    store::{Charge, Outcome, RateLimitStore, Verdict},
+};
+use crate::{
+    connection::{Connection, Script, parse},
+    context::Context,
+    key::Keys,
+    store::{StoreError, StoreFuture},
+};
+use redis::Value;
+use std::time::Duration;
+
+static CHECK: Script = Script::new(concat!(
+    include_str!("../connection/prelude.lua"),
+    "local algorithms = {}\n",
+    include_str!("gcra.lua"),
+    include_str!("check.lua"),
+))
+.named("rate_limit/check.lua");
+
+/// What the script answers for each policy.
+const NUMBERS_PER_POLICY: usize = 4;
+
+/// Counts in Redis, shared by every process with the same prefix.
+#[derive(Debug)]
+pub struct RedisStore {
+    context: Context,
+    connection: Connection,
+    keys: Keys,
+    deadline: Duration,
+}
+
+impl RedisStore {
+    pub(crate) fn new(
+        context: Context,
+        connection: Connection,
+        keys: Keys,
+        deadline: Duration,
+    ) -> Self {
+        Self { context, connection, keys, deadline }
+    }
+
+    /// `<prefix>:limit:{<key>}:<policy>:<algorithm>`: a policy whose algorithm was changed starts
+    /// anew instead of misreading the old state.
+    fn key(&self, charge: &Charge) -> String {
+        let suffix = format!(":{}:{}", charge.policy, charge.rule.algorithm());
+        self.keys.tagged("limit", &charge.key, &suffix)
+    }
+}
+
+impl RateLimitStore for RedisStore {
+    fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        let now = self.context.clock.override_us().map(|now| now.to_string());
+        let keys: Vec<String> = charges.iter().map(|charge| self.key(charge)).collect();
+        let mut call = CHECK.keys(&keys).arg(now.unwrap_or_default());
+        for charge in charges {
+            let Rule::Gcra(gcra) = charge.rule;
+            // Past the burst all costs are alike: never. The cap keeps them exact in Lua.
+            let cost = charge.cost.min(gcra.burst() + 1);
+            call = call.arg(charge.rule.algorithm()).arg(gcra.burst());
+            call = call.arg(gcra.interval_us()).arg(cost);
+        }
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move { verdict(reply.await?) })
+    }
+}
+
+fn verdict(reply: Value) -> Result<Verdict, StoreError> {
+    let numbers: Vec<i64> = parse(reply, "rate_limit/check.lua")?;
+    let (outcomes, []) = numbers.as_chunks::<NUMBERS_PER_POLICY>() else {
+        return Err(StoreError::corrupt(format!(
+            "rate_limit/check.lua: {} numbers are not {NUMBERS_PER_POLICY} for each policy",
+            numbers.len()
+        )));
+    };
+    Ok(Verdict::new(outcomes.iter().map(|&[allowed, remaining, reset, retry]| {
+        let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+        let retry = u64::try_from(retry).ok();
+        Outcome::from_micros(allowed == 1, positive(remaining), positive(reset), retry)
+    })))
+}
