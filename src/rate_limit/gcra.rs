@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_counted_exactly_is_refused() {
-        let fast = Quota::per_second(10_001);
+        let fast = Quota::per_second(20_000);
         assert!(Gcra::new(fast).unwrap_err().to_string().contains("100 µs"));
         let slow = Quota::new(1, Duration::from_secs(34_560_000)).unwrap().burst(u32::MAX);
         assert!(Gcra::new(slow).unwrap_err().to_string().contains("burst"));
