@@ -147,8 +147,7 @@ where
         let mut key = KeyBuilder::default();
         match policy.key_by().write(&parts, &mut key) {
             Ok(()) => {
-                let key = key.finish();
-                charges.push(Charge::new(policy.shared_name(), policy.rule(), key, cost));
+                charges.push(Charge::new(policy, key.finish(), cost));
                 asked.push(at);
             }
             Err(Missing::NotApplicable) => {}

@@ -1,6 +1,6 @@
 //! What a rate limit asks of its store.
 
-use super::policy::Rule;
+use super::policy::{Policy, Rule};
 use crate::store::StoreFuture;
 use smallvec::SmallVec;
 use std::{sync::Arc, time::Duration};
@@ -38,8 +38,8 @@ pub struct Charge {
 
 impl Charge {
     /// A charge of `cost` on `key` under a policy.
-    pub fn new(policy: impl Into<Arc<str>>, rule: Rule, key: impl Into<String>, cost: u64) -> Self {
-        Self { policy: policy.into(), rule, key: key.into(), cost }
+    pub fn new(policy: &Policy, key: impl Into<String>, cost: u64) -> Self {
+        Self { policy: policy.shared_name(), rule: policy.rule(), key: key.into(), cost }
     }
 }
 
