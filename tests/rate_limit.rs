@@ -1,5 +1,7 @@
 //! The rate limit, over memory and Redis, over axum and a plain service.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
+
 mod support;
 #[macro_use]
 mod harness;
