@@ -262,7 +262,7 @@ async fn histories_agree_with_a_naive_model(harness: Harness) {
                     let asked: Vec<Charge> = charges
                         .iter()
                         .map(|&(at, key, cost)| {
-                            Charge::new(&policies[at], &format!("{round}-{key}"), cost)
+                            Charge::new(&policies[at], format!("{round}-{key}"), cost)
                         })
                         .collect();
                     let verdict = harness.check(&asked).await.unwrap();
