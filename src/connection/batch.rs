@@ -4,11 +4,12 @@ use crate::{
     connection::{
         error,
         handle::Connection,
+        request::Request,
         script::{Call, Script, with_text},
     },
     store::StoreError,
 };
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
 use std::{
     borrow::Cow,
     fmt,
@@ -23,43 +24,40 @@ use std::{
 #[must_use = "a batch does nothing until it is run"]
 pub struct Batch {
     connection: Connection,
-    pipeline: Pipeline,
-    /// For each call, its script, if it is one.
-    scripts: Vec<Option<&'static Script>>,
+    calls: Calls,
 }
 
 impl Batch {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, pipeline: Pipeline::with_capacity(2), scripts: Vec::with_capacity(2) }
+        Self { connection, calls: Calls::with_capacity(2) }
     }
 
     /// Appends a command.
     pub fn cmd(mut self, cmd: Cmd) -> Self {
-        self.pipeline.add_command(cmd);
-        self.scripts.push(None);
+        self.calls.push(cmd, None);
         self
     }
 
     /// Appends a script call.
     pub fn script(mut self, call: Call) -> Self {
-        self.pipeline.add_command(call.cmd);
-        self.scripts.push(Some(call.script));
+        self.calls.push(call.cmd, Some(call.script));
         self
     }
 
     /// How many calls it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.scripts.len()
+        self.calls.scripts.len()
     }
 
     /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.scripts.is_empty()
+        self.calls.scripts.is_empty()
     }
 
-    /// Sends everything in one pipeline and waits for all answers, at most `deadline`.
+    /// Sends everything in one pipeline and waits for all answers, at most `deadline`. The results
+    /// are in the order of the calls.
     ///
     /// # Errors
     ///
@@ -69,47 +67,36 @@ impl Batch {
         self,
         deadline: Duration,
     ) -> Result<Vec<Result<Value, StoreError>>, StoreError> {
-        let Self { connection, pipeline, scripts } = self;
-        if scripts.is_empty() {
+        let Self { connection, calls } = self;
+        if calls.scripts.is_empty() {
             return Ok(Vec::new());
         }
         let started = Instant::now();
-        let replies = connection.exchange(&pipeline, deadline).await?;
+        let replies = connection.exchange(&calls, deadline).await?;
 
-        let unknown: Vec<usize> = (0..replies.len())
-            .filter(|&slot| scripts[slot].is_some() && error::is_no_script(&replies[slot]))
-            .collect();
-        let name = |slot: usize| -> Cow<'static, str> {
-            match scripts[slot] {
-                Some(script) => script.name().into(),
-                None => pipeline.cmd_iter().nth(slot).map_or("".into(), error::command_name),
+        let mut unknown = Vec::new();
+        let mut results = Vec::with_capacity(replies.len());
+        for (slot, reply) in replies.into_iter().enumerate() {
+            if calls.scripts[slot].is_some() && error::is_no_script(&reply) {
+                unknown.push(slot);
             }
-        };
-        let mut results: Vec<_> = replies
-            .into_iter()
-            .enumerate()
-            .map(|(slot, reply)| settle(reply, || name(slot)))
-            .collect();
+            results.push(calls.settle(slot, reply));
+        }
         if unknown.is_empty() {
             return Ok(results);
         }
 
-        let mut second = Pipeline::with_capacity(unknown.len());
-        for (slot, cmd) in pipeline.cmd_iter().enumerate() {
-            if let (Some(script), true) = (scripts[slot], unknown.contains(&slot)) {
-                second.add_command(with_text(script, cmd));
-            }
-        }
+        let again = calls.with_text(&unknown);
         let left = deadline.saturating_sub(started.elapsed());
-        match connection.exchange(&second, left).await {
+        match connection.exchange(&again, left).await {
             Ok(replies) => {
                 for (&slot, reply) in unknown.iter().zip(replies) {
-                    results[slot] = settle(reply, || name(slot));
+                    results[slot] = calls.settle(slot, reply);
                 }
             }
             // The others were done: their results stand.
             Err(error) => {
-                for &slot in &unknown {
+                for slot in unknown {
                     results[slot] = Err(error::again(&error));
                 }
             }
@@ -118,8 +105,62 @@ impl Batch {
     }
 }
 
-fn settle(reply: Value, name: impl Fn() -> Cow<'static, str>) -> Result<Value, StoreError> {
-    reply.extract_error().map_err(|error| error::refused(&name(), error))
+/// The calls of a batch: the commands, and for each its script if it is one.
+struct Calls {
+    pipeline: Pipeline,
+    scripts: Vec<Option<&'static Script>>,
+}
+
+impl Calls {
+    fn with_capacity(capacity: usize) -> Self {
+        Self { pipeline: Pipeline::with_capacity(capacity), scripts: Vec::with_capacity(capacity) }
+    }
+
+    fn push(&mut self, cmd: Cmd, script: Option<&'static Script>) {
+        self.pipeline.add_command(cmd);
+        self.scripts.push(script);
+    }
+
+    /// The scripts in `slots`, which ascend, by their text.
+    fn with_text(&self, slots: &[usize]) -> Self {
+        let mut calls = Self::with_capacity(slots.len());
+        for (slot, cmd) in self.pipeline.cmd_iter().enumerate() {
+            if let (Some(script), Ok(_)) = (self.scripts[slot], slots.binary_search(&slot)) {
+                calls.push(with_text(script, cmd), Some(script));
+            }
+        }
+        calls
+    }
+
+    fn settle(&self, slot: usize, reply: Value) -> Result<Value, StoreError> {
+        reply.extract_error().map_err(|error| error::refused(&self.name_of(slot), error))
+    }
+
+    fn name_of(&self, slot: usize) -> Cow<'static, str> {
+        match (self.scripts.get(slot), self.pipeline.cmd_iter().nth(slot)) {
+            (Some(Some(script)), _) => script.name().into(),
+            (_, Some(cmd)) => error::command_name(cmd),
+            _ => "a batch".into(),
+        }
+    }
+}
+
+impl Request for Calls {
+    type Reply = Vec<Value>;
+
+    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+        connection.send_packed_commands(&self.pipeline, 0, self.pipeline.len()).await
+    }
+
+    fn name(&self) -> Cow<'static, str> {
+        let names: Vec<_> = (0..self.scripts.len().min(3)).map(|slot| self.name_of(slot)).collect();
+        let more = if self.scripts.len() > names.len() { ", …" } else { "" };
+        format!("a batch of {} ({}{more})", self.scripts.len(), names.join(", ")).into()
+    }
+
+    fn says_read_only(replies: &Vec<Value>) -> bool {
+        replies.iter().any(error::is_read_only)
+    }
 }
 
 impl fmt::Debug for Batch {

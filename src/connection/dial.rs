@@ -10,7 +10,7 @@ use crate::{
     store::StoreError,
 };
 use redis::{AsyncConnectionConfig, Cmd, ServerError, Value, aio::MultiplexedConnection};
-use std::{sync::Arc, time::Instant};
+use std::{future::Future, sync::Arc, time::Instant};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,14 +25,10 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// One attempt, within the connect timeout. In a task of its own, so that a panic in it is one
-    /// failed attempt and not the end of all.
+    /// One attempt, within the connect timeout.
     pub(super) async fn dial(&self) -> Result<Link, StoreError> {
         let dialer = self.clone();
-        let attempt = AbortOnDropHandle::new(tokio::spawn(async move { dialer.attempt().await }));
-        attempt.await.unwrap_or_else(|failure| {
-            Err(StoreError::unavailable(format!("connecting to Redis failed: {failure}")))
-        })
+        isolated(async move { dialer.attempt().await }).await
     }
 
     async fn attempt(&self) -> Result<Link, StoreError> {
@@ -86,6 +82,16 @@ impl Dialer {
         }
         Ok(link)
     }
+}
+
+/// Runs an attempt in a task of its own, so that a panic in it is one failed attempt, and not the end
+/// of all attempts.
+pub(super) async fn isolated<T: Send + 'static>(
+    attempt: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    AbortOnDropHandle::new(tokio::spawn(attempt)).await.unwrap_or_else(|failure| {
+        Err(StoreError::unavailable(format!("connecting to Redis failed: {failure}")))
+    })
 }
 
 /// What a handshake is made of, in this order, in one round trip.

@@ -72,12 +72,12 @@ pub(super) fn settle(reply: Value, name: &str) -> Result<Value, StoreError> {
     reply.extract_error().map_err(|error| refused(name, error))
 }
 
-/// The server answered `name` with an error.
+/// `name` was answered with an error, or was not even sent: an empty command.
 pub(super) fn refused(name: &str, error: RedisError) -> StoreError {
     match ServerError::try_from(error) {
         Ok(error) => server_error(name, &error),
         Err(error) => {
-            StoreError::corrupt(format!("{name}: {}", error.category())).with_source(error)
+            StoreError::refused(format!("{name}: {}", error.category())).with_source(error)
         }
     }
 }

@@ -73,8 +73,11 @@ impl Link {
                 }
                 Ok(reply)
             }
-            // Only the driver makes these, and it has ended: the supervisor knows.
-            Ok(Err(broken)) => Err(error::interrupted(&request.name(), broken)),
+            // The driver has ended, so the supervisor knows.
+            Ok(Err(broken)) if broken.is_unrecoverable_error() => {
+                Err(error::interrupted(&request.name(), broken))
+            }
+            Ok(Err(error)) => Err(error::refused(&request.name(), error)),
             Err(_) => {
                 self.timed_out();
                 Err(StoreError::timeout(&request.name(), deadline))

@@ -60,7 +60,9 @@ mod supervisor;
 mod topology;
 mod url;
 
+// They start and stop real servers with signals.
 #[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 pub use self::{

@@ -4,22 +4,30 @@
 //! the set of channels follows the subscribers: a channel that has lost its last one is unsubscribed.
 
 use crate::{
-    connection::{backoff::Backoff, dial::Dialer, handle::WeakConnection},
+    connection::{
+        backoff::Backoff,
+        dial::{Dialer, isolated},
+        error,
+        handle::WeakConnection,
+        supervisor::STEADY,
+    },
     pubsub::{Channels, Hint, Hints, Relay},
     store::{StoreError, StoreFuture},
+    telemetry,
 };
 use bytes::Bytes;
 use futures_core::Stream;
 use redis::{
-    Msg,
+    Msg, RedisResult,
     aio::{PubSub, PubSubSink, PubSubStream},
 };
 use std::{
     collections::HashSet,
+    convert::Infallible,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::Handle,
@@ -90,16 +98,23 @@ impl Feed {
     async fn run(self: Arc<Self>) {
         let config = &self.dialer.config;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
-        let mut late = false;
+        let mut in_force = true;
         loop {
-            if let Ok(pubsub) = self.connect().await {
-                if self.session(pubsub, late).await {
-                    backoff.reset();
-                }
-                self.channels.disconnected();
+            let started = Instant::now();
+            let feed = self.clone();
+            let lost = match isolated(async move { feed.connect().await }).await {
+                Ok(pubsub) => self.session(pubsub, &mut in_force).await,
+                Err(error) => error,
+            };
+            self.channels.disconnected();
+            if std::mem::take(&mut in_force) {
+                telemetry::warn(format_args!(
+                    "no hints through Redis, so waiters look by themselves: {lost}"
+                ));
             }
-            // Whoever is subscribed from here on may have missed something once it is confirmed.
-            late = true;
+            if started.elapsed() >= STEADY {
+                backoff.reset();
+            }
             sleep(backoff.pause()).await;
         }
     }
@@ -111,44 +126,56 @@ impl Feed {
         let settings = topology.login().redis_settings();
         match timeout(limit, PubSub::new(&settings, stream)).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
-            Ok(Err(error)) => Err(StoreError::unavailable("pub/sub: login").with_source(error)),
-            Err(elapsed) => Err(StoreError::unavailable("pub/sub: login").with_source(elapsed)),
+            Ok(Err(error)) => Err(error::refused("the pub/sub login", error)),
+            Err(_) => Err(StoreError::timeout("the pub/sub login", limit)),
         }
     }
 
-    /// Serves until the connection is lost. Returns whether it was ever of use.
-    async fn session(&self, pubsub: PubSub, late: bool) -> bool {
+    /// Serves until the connection is lost, and returns why it was.
+    async fn session(&self, pubsub: PubSub, in_force: &mut bool) -> StoreError {
         let (mut sink, mut stream) = pubsub.split();
+        let Err(lost) = self.serve(&mut sink, &mut stream, in_force).await;
+        lost
+    }
+
+    async fn serve(
+        &self,
+        sink: &mut PubSubSink,
+        stream: &mut PubSubStream,
+        in_force: &mut bool,
+    ) -> Result<Infallible, StoreError> {
         let mut subscribed = HashSet::new();
         self.take_changed();
-        if !self.subscribe(&mut sink, &mut subscribed, self.channels.names(), late).await {
-            return false;
+        // Whoever was subscribed while there was no connection may have missed something.
+        self.subscribe(sink, &mut subscribed, self.channels.names(), !*in_force).await?;
+        if !std::mem::replace(in_force, true) {
+            telemetry::notice(format_args!("hints through Redis are back"));
         }
         loop {
             tokio::select! {
-                message = next(&mut stream) => match message {
+                message = next(stream) => match message {
                     Some(message) => self.channels.deliver(
                         message.get_channel_name(),
                         Hint::Message(Bytes::copy_from_slice(message.get_payload_bytes())),
                     ),
-                    None => return true,
+                    None => {
+                        return Err(StoreError::unavailable("the pub/sub connection was closed"));
+                    }
                 },
-                () = self.wake.notified() => {
-                    if !self.follow(&mut sink, &mut subscribed).await {
-                        return true;
-                    }
-                }
+                () = self.wake.notified() => self.follow(sink, &mut subscribed).await?,
                 () = sleep(PING_AFTER) => {
-                    if !self.answered(sink.ping::<redis::Value>()).await {
-                        return true;
-                    }
+                    self.answer("PING", sink.ping::<redis::Value>()).await?;
                 }
             }
         }
     }
 
-    /// Brings the server's set of channels up to date. Returns whether the connection still works.
-    async fn follow(&self, sink: &mut PubSubSink, subscribed: &mut HashSet<Arc<str>>) -> bool {
+    /// Brings the server's set of channels up to date.
+    async fn follow(
+        &self,
+        sink: &mut PubSubSink,
+        subscribed: &mut HashSet<Arc<str>>,
+    ) -> Result<(), StoreError> {
         let (mut join, mut leave) = (Vec::new(), Vec::new());
         for name in self.take_changed() {
             match (self.channels.contains(&name), subscribed.contains(&name)) {
@@ -160,9 +187,7 @@ impl Feed {
             }
         }
         for names in leave.chunks(CHUNK) {
-            if !self.answered(sink.unsubscribe(texts(names))).await {
-                return false;
-            }
+            self.answer("UNSUBSCRIBE", sink.unsubscribe(texts(names))).await?;
             for name in names {
                 subscribed.remove(name);
             }
@@ -176,11 +201,9 @@ impl Feed {
         subscribed: &mut HashSet<Arc<str>>,
         names: Vec<Arc<str>>,
         late: bool,
-    ) -> bool {
+    ) -> Result<(), StoreError> {
         for names in names.chunks(CHUNK) {
-            if !self.answered(sink.subscribe(texts(names))).await {
-                return false;
-            }
+            self.answer("SUBSCRIBE", sink.subscribe(texts(names))).await?;
             for name in names {
                 subscribed.insert(name.clone());
                 self.channels.confirm(name);
@@ -189,15 +212,23 @@ impl Feed {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     fn take_changed(&self) -> HashSet<Arc<str>> {
         std::mem::take(&mut self.changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn answered<T>(&self, answer: impl Future<Output = redis::RedisResult<T>>) -> bool {
-        matches!(timeout(self.dialer.config.connect_timeout, answer).await, Ok(Ok(_)))
+    async fn answer<T>(
+        &self,
+        name: &str,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.dialer.config.connect_timeout;
+        match timeout(limit, answer).await {
+            Ok(answer) => answer.map_err(|error| error::refused(name, error)),
+            Err(_) => Err(StoreError::timeout(name, limit)),
+        }
     }
 }
 

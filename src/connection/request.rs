@@ -1,7 +1,7 @@
-//! What a link can send: one command, one script call, or a pipeline of them.
+//! x.
 
 use crate::connection::{error, script::Call};
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
+use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
 use std::{borrow::Cow, future::Future};
 
 /// Something that goes out in one piece and is answered in one piece.
@@ -49,23 +49,5 @@ impl Request for Call {
 
     fn says_read_only(reply: &Value) -> bool {
         error::is_read_only(reply)
-    }
-}
-
-impl Request for Pipeline {
-    type Reply = Vec<Value>;
-
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
-        connection.send_packed_commands(self, 0, self.len()).await
-    }
-
-    fn name(&self) -> Cow<'static, str> {
-        let names: Vec<_> = self.cmd_iter().take(3).map(error::command_name).collect();
-        let more = if self.len() > names.len() { ", …" } else { "" };
-        format!("a batch of {} ({}{more})", self.len(), names.join(", ")).into()
-    }
-
-    fn says_read_only(replies: &Vec<Value>) -> bool {
-        replies.iter().any(error::is_read_only)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use std::{
-    future,
+    future::{self, Future},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// A link that lived this long was a good one: its loss starts the back-off afresh.
-const STEADY: Duration = Duration::from_secs(5);
+pub(super) const STEADY: Duration = Duration::from_secs(5);
 
 /// What callers and the supervisor share.
 pub(super) struct Shared {
@@ -74,7 +74,11 @@ impl Shared {
 
     fn unavailable(&self) -> StoreError {
         let health = self.health.borrow();
-        let reason = health.last_error.as_deref().unwrap_or("the link was just lost");
+        let reason = match health.state {
+            // The supervisor is about to find out.
+            State::Up => "the server closed the link",
+            _ => health.last_error.as_deref().unwrap_or("the cause is not known"),
+        };
         StoreError::unavailable(match health.state {
             State::Open => format!(
                 "Redis at {} does not answer in time: calls fail at once until it answers a PING \
@@ -115,13 +119,25 @@ impl Shared {
 }
 
 /// Runs until the last connection that uses `shared` is dropped, which aborts it.
-pub(super) async fn supervise(shared: Arc<Shared>, dialer: Dialer, mut link: Arc<Link>) {
-    let _orphans = Orphans(shared.clone());
+pub(super) fn supervise(
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    link: Arc<Link>,
+) -> impl Future<Output = ()> + Send + 'static {
+    // Made here, so that it is dropped also when the runtime ends before the first poll.
+    let orphans = Orphans(shared.clone());
+    async move {
+        let _orphans = orphans;
+        keep_up(&shared, &dialer, link).await
+    }
+}
+
+async fn keep_up(shared: &Shared, dialer: &Dialer, mut link: Arc<Link>) {
     let config = dialer.config.clone();
     let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
     loop {
         let born = Instant::now();
-        let end = watch_over(&shared, &link, &config).await;
+        let end = watch_over(shared, &link, &config).await;
         let suspect = end.may_return.then_some(link);
         shared.down(end.reason);
         let steady = born.elapsed() >= STEADY;
@@ -133,7 +149,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, dialer: Dialer, mut link: Arc
             if !steady {
                 sleep(backoff.pause()).await;
             }
-            redial(&shared, &dialer, &mut backoff).await
+            redial(shared, dialer, &mut backoff).await
         };
         link = tokio::select! {
             biased;

@@ -64,7 +64,10 @@ impl Login {
         if let Some(username) = &self.username {
             settings = settings.set_username(username);
         }
-        if let Some(password) = &self.password {
+        // A user without a password logs in with an empty one; the client crate would leave it out.
+        if let (Some(password), _) | (None, Some(password)) =
+            (self.password.as_deref(), self.username.as_ref().map(|_| ""))
+        {
             settings = settings.set_password(password);
         }
         settings

@@ -79,6 +79,23 @@ async fn a_half_open_link_is_replaced_when_every_caller_gives_up_early() {
 }
 
 #[tokio::test]
+async fn a_link_that_was_only_paused_comes_back_when_no_new_one_can_be_made() {
+    let server = Server::start().await;
+    let proxy = Proxy::to(server.port).await;
+    let connection = Connection::connect(Config::new(proxy.url())).await.unwrap();
+    proxy.refuse_new();
+    proxy.hold(true);
+    until("the link is given up", || async {
+        impatient(&connection).await;
+        connection.health().state == State::Down
+    })
+    .await;
+    proxy.hold(false);
+    until("it works again", || works(&connection)).await;
+    assert_eq!(connection.health().links, 1);
+}
+
+#[tokio::test]
 async fn a_call_in_flight_when_the_link_breaks_is_of_unknown_outcome() {
     let mut server = Server::start().await;
     let connection = server.connect().await;

@@ -12,6 +12,25 @@ static INT: Script = Script::new(concat!(
 ))
 .named("test.int");
 
+static OTHER: Script =
+    Script::new("return redis.call('INCRBY', KEYS[1], -ARGV[1])").named("test.other");
+
+#[tokio::test]
+async fn a_batch_runs_a_script_once_when_only_another_was_forgotten() {
+    let server = Server::start().await;
+    let connection = server.connect().await;
+    connection.script(INCR.keys(["known"]).arg(0), LONG).await.unwrap();
+    let batch = connection
+        .batch()
+        .script(OTHER.keys(["unknown"]).arg(5))
+        .script(INCR.keys(["known"]).arg(1))
+        .cmd(redis::cmd("INCR").arg("plain").take())
+        .script(OTHER.keys(["unknown"]).arg(5));
+    let replies = batch.run(LONG).await.unwrap().into_iter().map(Result::unwrap);
+    let numbers: Vec<i64> = replies.map(|reply| parse(reply, "test").unwrap()).collect();
+    assert_eq!(numbers, [-5, 1, 1, -10]);
+}
+
 #[tokio::test]
 async fn a_batch_resends_only_the_scripts_that_the_server_forgot() {
     let server = Server::start().await;

@@ -12,7 +12,15 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{io, net::TcpStream, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    time::sleep,
+};
 
 /// Longest wait for something that must happen. Generous: it never decides how fast something is.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,59 +109,73 @@ fn spawn(port: u16, args: &[String]) -> Child {
         })
 }
 
-/// Forwards connections to a server, until told to swallow what existing ones carry. New ones are
-/// forwarded again: what a half-open link looks like.
+/// Forwards connections to a server, unless told otherwise.
+#[derive(Clone)]
 pub(super) struct Proxy {
     pub(super) port: u16,
-    swallow: Arc<AtomicBool>,
+    /// Connections that are older than this number of orders lose everything they carry.
+    swallow: Arc<AtomicU64>,
+    /// Whatever arrives waits.
+    hold: watch::Sender<bool>,
+    /// New connections are closed at once.
+    refuse: Arc<AtomicBool>,
     pub(super) accepted: Arc<AtomicU64>,
 }
 
 impl Proxy {
-    pub(super) async fn to(port: u16) -> Self {
+    pub(super) async fn to(server: u16) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self {
             port: listener.local_addr().unwrap().port(),
             swallow: Arc::default(),
+            hold: watch::Sender::new(false),
+            refuse: Arc::default(),
             accepted: Arc::default(),
         };
-        let (swallow, accepted) = (proxy.swallow.clone(), proxy.accepted.clone());
+        let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                accepted.fetch_add(1, SeqCst);
-                // Each connection remembers what held when it was made.
-                let born_into = swallow.load(SeqCst);
-                let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+                this.accepted.fetch_add(1, SeqCst);
+                if this.refuse.load(SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
-                tokio::spawn(pump(client_read, server_write, swallow.clone(), born_into));
-                tokio::spawn(pump(server_read, client_write, swallow.clone(), born_into));
+                tokio::spawn(this.clone().pump(client_read, server_write));
+                tokio::spawn(this.clone().pump(server_read, client_write));
             }
         });
         proxy
     }
 
-    /// Everything that is connected now falls silent.
+    async fn pump(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let born = self.swallow.load(SeqCst);
+        let mut held = self.hold.subscribe();
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            held.wait_for(|held| !held).await.unwrap();
+            if self.swallow.load(SeqCst) == born && to.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Everything that is connected now falls silent for ever; new connections work. What a
+    /// half-open link looks like.
     pub(super) fn swallow_existing(&self) {
-        self.swallow.store(true, SeqCst);
+        self.swallow.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn hold(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+
+    pub(super) fn refuse_new(&self) {
+        self.refuse.store(true, SeqCst);
     }
 
     pub(super) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-}
-
-async fn pump(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    swallow: Arc<AtomicBool>,
-    born_into: bool,
-) {
-    use io::{AsyncReadExt, AsyncWriteExt};
-    let mut buffer = vec![0; 16 * 1024];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if swallow.load(SeqCst) == born_into && to.write_all(&buffer[..n]).await.is_err() {
-            break;
-        }
     }
 }
