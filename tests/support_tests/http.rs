@@ -3,7 +3,10 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, Path, WebSocketUpgrade},
+    extract::{
+        ConnectInfo, Path,
+        ws::{WebSocket, WebSocketUpgrade},
+    },
     response::AppendHeaders,
     routing::get,
 };
@@ -55,14 +58,16 @@ async fn a_plain_service_is_served_over_both_versions() {
 
 #[tokio::test]
 async fn an_upgrade_passes() {
-    let upgrade = |socket: WebSocketUpgrade| async { socket.on_upgrade(async |_| {}) };
+    let greet = async |mut socket: WebSocket| socket.send("hello".into()).await.unwrap();
+    let upgrade = async move |socket: WebSocketUpgrade| socket.on_upgrade(greet);
     let server = HttpServer::start(Router::new().route("/", get(upgrade))).await;
     let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut stream = write_raw(server.addr(), request).await;
-    let mut status = [0; 12];
-    stream.read_exact(&mut status).await.unwrap();
-    assert_eq!(&status, b"HTTP/1.1 101");
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    assert!(answer.windows(7).any(|frame| frame == b"\x81\x05hello"));
 }
 
 #[tokio::test]

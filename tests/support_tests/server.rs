@@ -1,6 +1,6 @@
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -55,9 +55,30 @@ fn an_option_that_does_not_exist_fails_with_the_servers_own_words() {
 
 #[test]
 #[should_panic(expected = "taken by others")]
-fn a_server_on_a_taken_port_is_not_taken_for_ours() {
+fn a_server_that_finds_no_port_fails() {
     let other = RedisServer::start();
     RedisServer::builder().args(&["--port", &other.port().to_string()]).start();
+}
+
+#[test]
+fn another_server_on_the_port_is_not_taken_for_ours() {
+    let redis = RedisServer::start();
+    redis.kill();
+    let impostor = TcpListener::bind(("127.0.0.1", redis.port())).unwrap();
+    let impostor = thread::spawn(move || {
+        for _ in 0..10 {
+            let (mut stream, _) = impostor.accept().unwrap();
+            let mut answer = || {
+                stream.read_exact(&mut [0; 14])?;
+                stream.write_all(b"+PONG\r\n$12\r\nprocess_id:1\r\n")
+            };
+            // A client that leaves is of no interest.
+            let _ = answer();
+        }
+    });
+    redis.restart();
+    assert_eq!(redis.command(&["SET", "k", "v"]).text(), "OK");
+    impostor.join().unwrap();
 }
 
 #[test]

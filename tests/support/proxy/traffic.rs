@@ -139,7 +139,7 @@ impl Traffic {
 
     /// Whether the end of the server's side must stay unknown to the client.
     pub(super) fn hides_the_end(&self, link: usize) -> bool {
-        self.links[link].dead || self.links[link].mute
+        self.mode == Mode::BlackHole || self.links[link].dead || self.links[link].mute
     }
 
     /// Bytes from the client: counts them and decides.
@@ -158,12 +158,11 @@ impl Traffic {
         }
         let real = self.commands[logged..].iter().filter(|seen| !seen.is_upkeep()).count();
         self.links[index].commands += real;
-        let is_upkeep = real == 0 && !opaque;
-        if !is_upkeep && self.links[index].fresh {
+        if (real > 0 || opaque) && self.links[index].fresh {
             self.begin_turn(index);
         }
 
-        let verdict = self.verdict_on_request(index, is_upkeep);
+        let verdict = self.verdict_on_request(index);
         if let Verdict::Forward(_) = verdict {
             self.commands[logged..].iter_mut().for_each(|seen| seen.forwarded = true);
         }
@@ -176,8 +175,9 @@ impl Traffic {
         let link = &mut self.links[index];
         link.answered = true;
         let is = |fault| mode == fault || link.planned == fault;
-        if link.dead || link.mute || is(Mode::BlackHole) || is(Mode::DropReplies) {
-            link.mute = true;
+        link.dead |= is(Mode::BlackHole);
+        link.mute |= is(Mode::DropReplies);
+        if link.dead || link.mute {
             Verdict::Swallow
         } else if is(Mode::CutReplies) {
             Verdict::Close
@@ -203,9 +203,9 @@ impl Traffic {
         link.planned = self.planned;
     }
 
-    fn verdict_on_request(&mut self, index: usize, is_upkeep: bool) -> Verdict {
+    fn verdict_on_request(&mut self, index: usize) -> Verdict {
         let link = &mut self.links[index];
-        let mode = if is_upkeep || self.mode != Mode::Pass { self.mode } else { link.planned };
+        let mode = if self.mode != Mode::Pass { self.mode } else { link.planned };
         match mode {
             _ if link.dead => Verdict::Swallow,
             Mode::BlackHole => {
