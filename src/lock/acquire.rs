@@ -112,7 +112,7 @@ impl Acquire {
             if now >= end {
                 return Err(self.timed_out(Some(left)));
             }
-            let until = (now + policy::pause(left, jitter)).min(end);
+            let until = (now + policy::pause(left, self.locks.poll, jitter)).min(end);
             self.sleep(&mut hints, claim, until).await;
         }
     }

@@ -1,7 +1,7 @@
 //! The handle that applications hold.
 
-use crate::lock::{acquire::Acquire, queue::Queues, store::LockStore};
-use std::{fmt, sync::Arc};
+use crate::lock::{acquire::Acquire, policy, queue::Queues, store::LockStore};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Waiters for one lock, unless told otherwise.
 const MAX_WAITERS: usize = 1_024;
@@ -15,18 +15,32 @@ pub struct Locks {
     pub(super) store: Arc<dyn LockStore>,
     pub(super) queues: Queues,
     pub(super) max_waiters: usize,
+    pub(super) poll: Duration,
 }
 
 impl Locks {
     /// Locks in `store`: a `Backend`, or a [`MemoryStore`](crate::lock::MemoryStore).
     pub fn new(store: impl LockStore) -> Self {
-        Self { store: Arc::new(store), queues: Queues::default(), max_waiters: MAX_WAITERS }
+        Self {
+            store: Arc::new(store),
+            queues: Queues::default(),
+            max_waiters: MAX_WAITERS,
+            poll: policy::POLL,
+        }
     }
 
     /// How many tasks of this process may wait for the same lock at a time; a further one is told
     /// [`is_contended`](crate::lock::Error::is_contended) at once. Default: 1024.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
+        self
+    }
+
+    /// How often the first in line looks by itself whether the lock is free, should no hint tell it:
+    /// at random between half of this and this, but not below 10 ms. It also looks when the holder's
+    /// TTL has passed. Default: 1 s.
+    pub fn poll(mut self, interval: Duration) -> Self {
+        self.poll = interval.max(policy::MIN_POLL);
         self
     }
 

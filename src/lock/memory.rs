@@ -14,12 +14,12 @@ use crate::{
 use bytes::Bytes;
 use std::time::Duration;
 
-/// How many locks are held at a time, at most.
-const CAPACITY: usize = 100_000;
+/// How many locks are held at a time, at most, by default: about 30 MB.
+pub(crate) const DEFAULT_CAPACITY: usize = 100_000;
 
 /// Locks that the tasks of one process share.
 ///
-/// The default holds at most 100 000 locks at a time. It never evicts one: when it is full, a new
+/// The default holds at most 100,000 locks at a time. It never evicts one: when it is full, a new
 /// lock is refused ([`StoreError::is_full`](crate::StoreError::is_full)).
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -36,7 +36,7 @@ impl MemoryStore {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self::new(Context::default(), CAPACITY)
+        Self::new(Context::default(), DEFAULT_CAPACITY)
     }
 }
 

@@ -18,11 +18,11 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use towerkeep::lock::{Locks, MemoryStore};
+//! use towerkeep::{Backend, lock::Locks};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), towerkeep::lock::Error> {
-//! let locks = Locks::new(MemoryStore::default());
+//! let locks = Locks::new(Backend::memory());
 //!
 //! let guard = locks
 //!     .lock("job:7")
@@ -78,6 +78,7 @@
 //! | [`ttl`](Acquire::ttl) | 30 s | survives a pause of the process or a failover of the store; what a crash costs is bearable |
 //! | [`wait`](Acquire::wait) | none | a request that queues without a bound is an outage; say how long |
 //! | [`auto_renew`](Acquire::auto_renew) | off | a holder that hangs loses its lock; turn it on for work of unknown length |
+//! | [`poll`](Locks::poll) | 1 s | only for a hint that was lost; a release wakes at once |
 //! | [`max_waiters`](Locks::max_waiters) | 1024 per lock and process | nothing is unbounded |
 //!
 //! The holder trusts the lock for 1% and 2 ms less than the TTL, counted from before the request was
@@ -103,6 +104,7 @@ mod queue;
 mod redis;
 mod store;
 
+pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 pub use self::{

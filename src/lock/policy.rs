@@ -12,11 +12,15 @@ pub(super) const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest wait.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often a waiter looks by itself, at most, should no hint reach it.
-const POLL: Duration = Duration::from_secs(1);
+/// How often a waiter looks by itself, unless told otherwise.
+pub(super) const POLL: Duration = Duration::from_secs(1);
 
-/// A waiter looks this much after the holder's end at the earliest, and never in a tight loop.
-const MIN_PAUSE: Duration = Duration::from_millis(2);
+/// How often a waiter may be told to look by itself.
+pub(super) const MIN_POLL: Duration = Duration::from_millis(10);
+
+/// A waiter looks this much after the holder's end, so that it does not come a moment too early, and
+/// never looks in a tight loop.
+const MARGIN: Duration = Duration::from_millis(2);
 
 /// Longest name that stands in a key as it is.
 const MAX_READABLE: usize = 128;
@@ -124,14 +128,13 @@ pub(super) fn id(name: &str) -> String {
     }
 }
 
-/// How long a waiter sleeps if no hint wakes it: until the holder's TTL has passed, at most `POLL`.
+/// How long a waiter sleeps if no hint wakes it: until the holder's TTL has passed, at most `poll`.
 /// `jitter` draws from `0..=max` and comes on top of the one or off the other, so that those who
 /// wait in several processes do not all look at the same moment.
-pub(super) fn pause(left: Duration, jitter: impl Fn(u64) -> u64) -> Duration {
-    let us = |duration: Duration| duration.as_micros() as u64;
-    let draw = |max: Duration| Duration::from_micros(jitter(us(max)));
-    let after_expiry = (left + MIN_PAUSE).min(POLL);
-    if after_expiry < POLL { after_expiry + draw(after_expiry / 10) } else { POLL - draw(POLL / 2) }
+pub(super) fn pause(left: Duration, poll: Duration, jitter: impl Fn(u64) -> u64) -> Duration {
+    let draw = |max: Duration| Duration::from_micros(jitter(max.as_micros() as u64));
+    let expiry = left + MARGIN;
+    if expiry < poll { expiry + draw(expiry / 10) } else { poll - draw(poll / 2) }
 }
 
 #[cfg(test)]
@@ -226,14 +229,18 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_never_spins_and_never_sleeps_past_its_poll() {
+    fn a_waiter_never_spins_and_never_sleeps_long_past_its_poll() {
         let (least, most) = (|_| 0, |max| max);
-        for left in [Duration::ZERO, Duration::from_millis(30), Duration::from_secs(3600)] {
-            assert!(pause(left, least) >= MIN_PAUSE.min(POLL / 2));
-            assert!(pause(left, most) <= POLL * 11 / 10);
+        let ms = Duration::from_millis;
+        for left in [ms(0), ms(30), ms(999), ms(3_600_000)] {
+            for jitter in [least as fn(u64) -> u64, most] {
+                let pause = pause(left, POLL, jitter);
+                assert!(pause >= MARGIN && pause <= POLL * 11 / 10, "{left:?}: {pause:?}");
+            }
         }
-        assert_eq!(pause(Duration::from_millis(30), least), Duration::from_millis(32));
-        assert_eq!(pause(Duration::from_secs(9), least), POLL);
-        assert_eq!(pause(Duration::from_secs(9), most), POLL / 2);
+        assert_eq!(pause(ms(30), POLL, least), ms(32));
+        assert_eq!(pause(ms(9_000), POLL, least), POLL);
+        assert_eq!(pause(ms(9_000), POLL, most), POLL / 2);
+        assert_eq!(pause(ms(9_000), ms(10), most), ms(5));
     }
 }
