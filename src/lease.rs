@@ -24,7 +24,8 @@ pub(crate) trait LeaseOps: Send + Sync + 'static {
 /// A lease that was granted.
 ///
 /// Its holder goes by a deadline on its own monotonic clock, counted from *before* the request that
-/// was granted went out, so it never believes longer than the store in what it holds.
+/// was granted went out and a little short of the lease's length, so it never believes longer than
+/// the store in what it holds. A lease that was lost stays lost.
 pub(crate) struct Lease {
     ops: Arc<dyn LeaseOps>,
     middleware: &'static str,
@@ -38,7 +39,14 @@ pub(crate) struct Lease {
 #[derive(Clone, Copy, Debug)]
 struct State {
     deadline: Instant,
-    refused: bool,
+    /// The store said so, or the deadline has passed and was seen to.
+    lost: bool,
+}
+
+impl State {
+    fn is_lost(&self) -> bool {
+        self.lost || self.deadline <= Instant::now()
+    }
 }
 
 impl Lease {
@@ -50,7 +58,8 @@ impl Lease {
         length: Duration,
         tasks: Tasks,
     ) -> Self {
-        let state = watch::Sender::new(State { deadline: asked_at + length, refused: false });
+        let state = State { deadline: asked_at + certain(length), lost: false };
+        let state = watch::Sender::new(state);
         Self { ops, middleware, length, tasks, state, renewal: None, released: false }
     }
 
@@ -65,7 +74,7 @@ impl Lease {
     /// How long it is certainly held yet; zero once it is lost.
     pub(crate) fn valid_for(&self) -> Duration {
         let state = *self.state.borrow();
-        if state.refused {
+        if state.lost {
             return Duration::ZERO;
         }
         state.deadline.saturating_duration_since(Instant::now())
@@ -81,7 +90,7 @@ impl Lease {
         LeaseWatch(self.state.subscribe())
     }
 
-    /// Renews it once, now.
+    /// Renews it once, now; `false` if it is lost.
     pub(crate) async fn renew(&self) -> Result<bool, StoreError> {
         renew_once(&self.ops, self.length, &self.state).await
     }
@@ -148,15 +157,14 @@ pub(crate) struct LeaseWatch(watch::Receiver<State>);
 impl LeaseWatch {
     /// Whether somebody else may hold it by now.
     pub(crate) fn is_lost(&self) -> bool {
-        let state = *self.0.borrow();
-        state.refused || state.deadline <= Instant::now()
+        self.0.borrow().is_lost()
     }
 
     /// Ends when the lease is lost: when the store says so, or when its deadline passes unrenewed.
     pub(crate) async fn lost(&mut self) {
         loop {
             let state = *self.0.borrow_and_update();
-            if state.refused || state.deadline <= Instant::now() {
+            if state.is_lost() {
                 return;
             }
             tokio::select! {
@@ -186,9 +194,6 @@ async fn renew(
     let mut pause = length / 3;
     loop {
         time::sleep(pause).await;
-        if state.borrow().deadline <= Instant::now() {
-            return;
-        }
         match renew_once(&ops, length, &state).await {
             Ok(true) => pause = length / 3,
             Ok(false) => return,
@@ -206,15 +211,25 @@ async fn renew_once(
     state: &watch::Sender<State>,
 ) -> Result<bool, StoreError> {
     let asked_at = Instant::now();
+    if state.borrow().is_lost() {
+        return Ok(false);
+    }
     let ours = ops.renew().await?;
     state.send_modify(|state| {
-        if ours {
-            state.deadline = state.deadline.max(asked_at + length);
+        // A grant that comes after the deadline finds a holder who may have seen the loss already.
+        if ours && !state.is_lost() {
+            state.deadline = state.deadline.max(asked_at + certain(length));
         } else {
-            state.refused = true;
+            state.lost = true;
         }
     });
-    Ok(ours)
+    Ok(!state.borrow().lost)
+}
+
+/// How long of `length` the holder is certain of: less 1% for clocks that do not run equally fast,
+/// and 2 ms for a store that counts in whole milliseconds and a timer that fires as coarsely.
+fn certain(length: Duration) -> Duration {
+    length.saturating_sub(length / 100 + Duration::from_millis(2))
 }
 
 #[cfg(test)]
@@ -242,6 +257,26 @@ mod tests {
         fn release(&self) -> StoreFuture<bool> {
             self.releases.fetch_add(1, SeqCst);
             StoreFuture::ready(Ok(!self.taken.load(SeqCst)))
+        }
+    }
+
+    /// Grants a renewal when it is told to.
+    #[derive(Default)]
+    struct Slow {
+        granted: Arc<tokio::sync::Notify>,
+    }
+
+    impl LeaseOps for Slow {
+        fn renew(&self) -> StoreFuture<bool> {
+            let granted = self.granted.clone();
+            StoreFuture::boxed(async move {
+                granted.notified().await;
+                Ok(true)
+            })
+        }
+
+        fn release(&self) -> StoreFuture<bool> {
+            StoreFuture::ready(Ok(true))
         }
     }
 
@@ -282,6 +317,37 @@ mod tests {
         assert!(!lease.renew().await.unwrap());
         lease.watch().lost().await;
         assert!(lease.is_lost());
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_comes_too_late_does_not_undo_the_loss() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        let lease = lease(&store, &tasks);
+        lease.watch().lost().await;
+        assert!(!lease.renew().await.unwrap());
+        assert!(lease.is_lost());
+        assert_eq!(store.renewals.load(SeqCst), 0, "a lost lease is not stretched");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_is_granted_after_the_deadline_is_a_loss() {
+        let (store, tasks) = (Arc::new(Slow::default()), Tasks::default());
+        let lease = Lease::new(store.clone(), "test", Instant::now(), LENGTH, tasks);
+        let renewal = async {
+            let granted = lease.renew().await.unwrap();
+            assert!(!granted && lease.is_lost());
+        };
+        let grant = async {
+            lease.watch().lost().await;
+            store.granted.notify_one();
+        };
+        tokio::join!(renewal, grant);
+    }
+
+    #[test]
+    fn the_holder_is_certain_of_less_than_the_store_grants() {
+        assert_eq!(certain(Duration::from_secs(10)), Duration::from_millis(9_898));
+        assert_eq!(certain(Duration::from_millis(1)), Duration::ZERO);
     }
 
     #[tokio::test]

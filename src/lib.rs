@@ -15,6 +15,8 @@ mod expiring;
 mod flight;
 mod key;
 mod lease;
+#[cfg(feature = "lock")]
+pub mod lock;
 pub mod marks;
 mod problem;
 pub mod pubsub;

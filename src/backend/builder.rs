@@ -219,6 +219,14 @@ impl Builder {
         self.capacities.rate_limits = counts;
         self
     }
+
+    /// How many locks are held in memory at a time; beyond it, a new one is refused
+    /// ([`StoreError::is_full`]). Default: 100,000.
+    #[cfg(feature = "lock")]
+    pub fn max_locks(mut self, locks: usize) -> Self {
+        self.capacities.locks = locks;
+        self
+    }
 }
 
 #[cfg(test)]

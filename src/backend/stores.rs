@@ -2,19 +2,26 @@
 
 use super::Backend;
 use crate::context::Context;
+#[cfg(feature = "lock")]
+use crate::lock::{self, Attempt, LockStore};
+#[cfg(feature = "rate-limit")]
+use crate::rate_limit::{self, Charge, RateLimitStore, Verdict};
+#[allow(unused_imports, reason = "a build without any middleware has no store")]
+use crate::store::StoreFuture;
 #[cfg(feature = "redis")]
 use crate::{connection::Connection, key::Keys};
-#[cfg(feature = "rate-limit")]
-use crate::{
-    rate_limit::{self, Charge, RateLimitStore, Verdict},
-    store::StoreFuture,
-};
+#[cfg(feature = "lock")]
+use crate::{pubsub::Subscription, tasks::Tasks};
 use std::sync::Arc;
+#[cfg(feature = "lock")]
+use std::time::Duration;
 
 /// One store for each middleware that is compiled in.
 pub(super) struct Stores {
     #[cfg(feature = "rate-limit")]
     rate_limit: Arc<dyn RateLimitStore>,
+    #[cfg(feature = "lock")]
+    lock: Arc<dyn LockStore>,
 }
 
 /// How much each memory store holds.
@@ -22,6 +29,8 @@ pub(super) struct Stores {
 pub(super) struct Capacities {
     #[cfg(feature = "rate-limit")]
     pub(super) rate_limits: usize,
+    #[cfg(feature = "lock")]
+    pub(super) locks: usize,
 }
 
 impl Default for Capacities {
@@ -29,6 +38,8 @@ impl Default for Capacities {
         Self {
             #[cfg(feature = "rate-limit")]
             rate_limits: rate_limit::DEFAULT_CAPACITY,
+            #[cfg(feature = "lock")]
+            locks: lock::DEFAULT_CAPACITY,
         }
     }
 }
@@ -38,6 +49,8 @@ impl Stores {
         Self {
             #[cfg(feature = "rate-limit")]
             rate_limit: Arc::new(rate_limit::MemoryStore::new(context, capacities.rate_limits)),
+            #[cfg(feature = "lock")]
+            lock: Arc::new(lock::MemoryStore::new(context.clone(), capacities.locks)),
         }
     }
 
@@ -51,6 +64,11 @@ impl Stores {
                 let (context, connection, keys, deadline) = given();
                 Arc::new(rate_limit::RedisStore::new(context, connection, keys, deadline))
             },
+            #[cfg(feature = "lock")]
+            lock: {
+                let (context, connection, keys, deadline) = given();
+                Arc::new(lock::RedisStore::new(context, connection, keys, deadline))
+            },
         }
     }
 }
@@ -59,5 +77,28 @@ impl Stores {
 impl RateLimitStore for Backend {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
         self.inner.stores.rate_limit.check(charges)
+    }
+}
+
+#[cfg(feature = "lock")]
+impl LockStore for Backend {
+    fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt> {
+        self.inner.stores.lock.acquire(name, token, ttl)
+    }
+
+    fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool> {
+        self.inner.stores.lock.renew(name, token, ttl)
+    }
+
+    fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
+        self.inner.stores.lock.release(name, token)
+    }
+
+    fn subscribe(&self, name: &str) -> Option<Subscription> {
+        self.inner.stores.lock.subscribe(name)
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.inner.stores.lock.tasks()
     }
 }

@@ -1,0 +1,68 @@
+//! What a lock asks of its store.
+
+use crate::{lock::policy::Attempt, pubsub::Subscription, store::StoreFuture, tasks::Tasks};
+use std::{sync::Arc, time::Duration};
+
+/// Where locks are held.
+///
+/// Each verb is one atomic step. Stores differ in where the state lives, not in what they answer:
+///
+/// - A lock is held by a token until its TTL has passed, by the store's own clock; then by nobody.
+/// - [`acquire`](LockStore::acquire) asked again with the holder's token says the same again, with
+///   the same fence, and counts the TTL anew: the first reply may have been lost.
+/// - The fences of one name rise strictly, over releases and expiries too.
+/// - Locks are never evicted. A store without room refuses ([`StoreError::is_full`]).
+/// - Every call ends within a deadline of the store's own.
+///
+/// A `name` is 1 to 128 bytes, none of them a brace or a space.
+///
+/// [`StoreError::is_full`]: crate::StoreError::is_full
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not hold locks",
+    note = "pass a `towerkeep::Backend`, a `lock::MemoryStore`, or an `Arc` of a type that \
+            implements `lock::LockStore`"
+)]
+pub trait LockStore: Send + Sync + 'static {
+    /// Takes the lock for `token`, for `ttl`, which is a whole number of milliseconds.
+    fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt>;
+
+    /// Counts the TTL anew; `false` if `token` does not hold the lock any more.
+    fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool>;
+
+    /// Gives the lock up and wakes those who [subscribed](LockStore::subscribe); `false` if `token`
+    /// does not hold it any more.
+    fn release(&self, name: &str, token: &str) -> StoreFuture<bool>;
+
+    /// Hints of releases. Without them, which is the default, waiters poll.
+    fn subscribe(&self, name: &str) -> Option<Subscription> {
+        let _ = name;
+        None
+    }
+
+    /// Where releases by `Drop` run. A backend's are waited for when it shuts down.
+    fn tasks(&self) -> Tasks {
+        Tasks::default()
+    }
+}
+
+impl<T: LockStore + ?Sized> LockStore for Arc<T> {
+    fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt> {
+        (**self).acquire(name, token, ttl)
+    }
+
+    fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool> {
+        (**self).renew(name, token, ttl)
+    }
+
+    fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
+        (**self).release(name, token)
+    }
+
+    fn subscribe(&self, name: &str) -> Option<Subscription> {
+        (**self).subscribe(name)
+    }
+
+    fn tasks(&self) -> Tasks {
+        (**self).tasks()
+    }
+}
