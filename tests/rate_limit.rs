@@ -165,10 +165,7 @@ async fn a_denied_request_reaches_nobody_and_is_told_why(harness: Harness) {
 
     let first = service.ready().await.unwrap().call(from_peer(1)).await.unwrap();
     assert_eq!(first.headers()["ratelimit"], "\"burst\";r=1;t=30, \"daily\";r=999;t=87");
-    assert_eq!(
-        first.headers()["ratelimit-policy"],
-        "\"burst\";q=2;w=60, \"daily\";q=1000;w=86400"
-    );
+    assert_eq!(first.headers()["ratelimit-policy"], "\"burst\";q=2;w=60, \"daily\";q=1000;w=86400");
     assert_eq!(first.headers()["x-ratelimit-remaining"], "1");
     assert_eq!(first.into_body().collect().await.unwrap().to_bytes(), "Some(1)");
 
@@ -178,7 +175,9 @@ async fn a_denied_request_reaches_nobody_and_is_told_why(harness: Harness) {
     assert_eq!(denied.headers()[RETRY_AFTER], "30");
     assert_eq!(denied.headers()["ratelimit"], "\"burst\";r=0;t=30, \"daily\";r=998;t=87");
     let reason = denied.extensions().get::<Rejection>().cloned();
-    assert!(matches!(reason, Some(Rejection::Limited { violated, .. }) if &*violated[0] == "burst"));
+    assert!(
+        matches!(reason, Some(Rejection::Limited { violated, .. }) if &*violated[0] == "burst")
+    );
     let document = denied.into_body().collect().await.unwrap().to_bytes();
     let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
     assert_eq!(document["violated-policies"], serde_json::json!(["burst"]));
@@ -312,12 +311,12 @@ async fn app() {
     }
     let backend = Backend::builder().prefix(PREFIX).from_env().await.unwrap();
     let policy = Policy::gcra("fleet", Quota::per_day(100)).key(by::ip());
-    let app = Router::new()
-        .route("/", get(async || "ok"))
-        .layer(RateLimitLayer::new(backend, policy).on_store_error(OnStoreError::Deny).deadline(
+    let app = Router::new().route("/", get(async || "ok")).layer(
+        RateLimitLayer::new(backend, policy).on_store_error(OnStoreError::Deny).deadline(
             // The test asks how many pass, not how fast.
             Duration::from_secs(10),
-        ));
+        ),
+    );
     let server = HttpServer::start(app).await;
     process::announce(server.addr());
     std::future::pending::<()>().await;
@@ -380,9 +379,10 @@ async fn a_hung_store_is_a_policy_within_the_deadline_and_never_a_429() {
         Router::new().route("/", get(async || "ok")).layer(layer)
     };
     proxy.set(Mode::BlackHole);
-    for (policy, expected) in
-        [(OnStoreError::Allow, StatusCode::OK), (OnStoreError::Deny, StatusCode::SERVICE_UNAVAILABLE)]
-    {
+    for (policy, expected) in [
+        (OnStoreError::Allow, StatusCode::OK),
+        (OnStoreError::Deny, StatusCode::SERVICE_UNAVAILABLE),
+    ] {
         let started = Instant::now();
         let (status, headers) = status_and_headers(&app(policy)).await;
         assert_eq!(status, expected);
