@@ -97,7 +97,7 @@ impl Batch {
             // The others were done: their results stand.
             Err(error) => {
                 for slot in unknown {
-                    results[slot] = Err(error::again(&error));
+                    results[slot] = Err(error.clone());
                 }
             }
         }

@@ -99,18 +99,6 @@ pub(super) fn interrupted(name: &str, error: RedisError) -> StoreError {
     .with_source(error)
 }
 
-/// The same failure once more, for another slot of the same batch.
-pub(super) fn again(error: &StoreError) -> StoreError {
-    let message = error.to_string();
-    if error.is_unavailable() {
-        StoreError::unavailable(message)
-    } else if error.is_timeout() {
-        StoreError::interrupted(message)
-    } else {
-        StoreError::refused(message)
-    }
-}
-
 /// Converts an answer to `name`.
 ///
 /// # Errors
