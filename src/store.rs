@@ -6,6 +6,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -79,14 +80,16 @@ impl<T> fmt::Debug for StoreFuture<T> {
 ///
 /// The message names what is wrong, the value, and the fix. It never holds a password, a token or
 /// anything that a client sent in confidence.
-#[derive(Debug)]
-pub struct StoreError(Box<Inner>);
+///
+/// A cheap clone: those that waited for one call share its failure.
+#[derive(Clone, Debug)]
+pub struct StoreError(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     kind: Kind,
     message: Cow<'static, str>,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +104,7 @@ enum Kind {
 
 impl StoreError {
     fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into(), source: None }))
     }
 
     /// The server cannot be reached, or the link to it is down. What was asked was **not** done.
@@ -146,7 +149,7 @@ impl StoreError {
     /// The same error with the one that caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        Arc::make_mut(&mut self.0).source = Some(source.into().into());
         self
     }
 
