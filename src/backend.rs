@@ -21,6 +21,12 @@
 
 mod builder;
 mod health;
+#[cfg(feature = "lock")]
+mod lock;
+#[cfg(feature = "rate-limit")]
+mod rate_limit;
+#[cfg(feature = "session")]
+mod session;
 mod stores;
 
 pub use self::{builder::Builder, health::Health};

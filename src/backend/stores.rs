@@ -1,32 +1,31 @@
-//! The stores of a backend, and the traits of the layers by delegation to them.
+//! The stores of a backend: one for each middleware that is compiled in.
 
-use super::Backend;
 use crate::context::Context;
 #[cfg(feature = "lock")]
-use crate::lock::{self, Attempt, LockStore};
+use crate::lock::{self, LockStore};
 #[cfg(feature = "rate-limit")]
-use crate::rate_limit::{self, Charge, RateLimitStore, Verdict};
-#[allow(unused_imports, reason = "a build without any middleware has no store")]
-use crate::store::StoreFuture;
+use crate::rate_limit::{self, RateLimitStore};
+#[cfg(feature = "session")]
+use crate::session::{self, SessionStore};
 #[cfg(feature = "redis")]
 use crate::{connection::Connection, key::Keys};
-#[cfg(feature = "lock")]
-use crate::{pubsub::Subscription, tasks::Tasks};
 use std::sync::Arc;
-#[cfg(feature = "lock")]
-use std::time::Duration;
 
-/// One store for each middleware that is compiled in.
+/// The stores, all of one kind.
 pub(super) struct Stores {
+    #[cfg(feature = "session")]
+    pub(super) session: Arc<dyn SessionStore>,
     #[cfg(feature = "rate-limit")]
-    rate_limit: Arc<dyn RateLimitStore>,
+    pub(super) rate_limit: Arc<dyn RateLimitStore>,
     #[cfg(feature = "lock")]
-    lock: Arc<dyn LockStore>,
+    pub(super) lock: Arc<dyn LockStore>,
 }
 
 /// How much each memory store holds.
 #[derive(Clone, Debug)]
 pub(super) struct Capacities {
+    #[cfg(feature = "session")]
+    pub(super) session_bytes: usize,
     #[cfg(feature = "rate-limit")]
     pub(super) rate_limits: usize,
     #[cfg(feature = "lock")]
@@ -36,6 +35,8 @@ pub(super) struct Capacities {
 impl Default for Capacities {
     fn default() -> Self {
         Self {
+            #[cfg(feature = "session")]
+            session_bytes: session::DEFAULT_CAPACITY,
             #[cfg(feature = "rate-limit")]
             rate_limits: rate_limit::DEFAULT_CAPACITY,
             #[cfg(feature = "lock")]
@@ -47,10 +48,12 @@ impl Default for Capacities {
 impl Stores {
     pub(super) fn memory(context: &Context, capacities: &Capacities) -> Self {
         Self {
+            #[cfg(feature = "session")]
+            session: Arc::new(session::MemoryStore::new(context, capacities.session_bytes)),
             #[cfg(feature = "rate-limit")]
             rate_limit: Arc::new(rate_limit::MemoryStore::new(context, capacities.rate_limits)),
             #[cfg(feature = "lock")]
-            lock: Arc::new(lock::MemoryStore::new(context.clone(), capacities.locks)),
+            lock: Arc::new(lock::MemoryStore::new(context, capacities.locks)),
         }
     }
 
@@ -59,6 +62,11 @@ impl Stores {
         let deadline = connection.deadline();
         let given = || (context.clone(), connection.clone(), keys.clone(), deadline);
         Self {
+            #[cfg(feature = "session")]
+            session: {
+                let (context, connection, keys, deadline) = given();
+                Arc::new(session::RedisStore::new(context, connection, keys, deadline))
+            },
             #[cfg(feature = "rate-limit")]
             rate_limit: {
                 let (context, connection, keys, deadline) = given();
@@ -70,35 +78,5 @@ impl Stores {
                 Arc::new(lock::RedisStore::new(context, connection, keys, deadline))
             },
         }
-    }
-}
-
-#[cfg(feature = "rate-limit")]
-impl RateLimitStore for Backend {
-    fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        self.inner.stores.rate_limit.check(charges)
-    }
-}
-
-#[cfg(feature = "lock")]
-impl LockStore for Backend {
-    fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt> {
-        self.inner.stores.lock.acquire(name, token, ttl)
-    }
-
-    fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool> {
-        self.inner.stores.lock.renew(name, token, ttl)
-    }
-
-    fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
-        self.inner.stores.lock.release(name, token)
-    }
-
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
-        self.inner.stores.lock.subscribe(name)
-    }
-
-    fn tasks(&self) -> Tasks {
-        self.inner.stores.lock.tasks()
     }
 }

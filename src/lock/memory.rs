@@ -28,15 +28,18 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    pub(crate) fn new(context: Context, capacity: usize) -> Self {
+    pub(crate) fn new(context: &Context, capacity: usize) -> Self {
         let when_full = WhenFull::Refuse { what: "lock" };
-        Self { locks: Expiring::new(context.clock.clone(), capacity, when_full), context }
+        Self {
+            locks: Expiring::new(context.clock.clone(), capacity, when_full),
+            context: context.clone(),
+        }
     }
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self::new(Context::default(), DEFAULT_CAPACITY)
+        Self::new(&Context::default(), DEFAULT_CAPACITY)
     }
 }
 
@@ -109,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_store_refuses_a_new_lock_and_keeps_those_it_has() {
-        let store = MemoryStore::new(Context::default(), 2);
+        let store = MemoryStore::new(&Context::default(), 2);
         store.acquire("a", "1", TTL).await.unwrap();
         store.acquire("b", "1", TTL).await.unwrap();
         assert!(store.acquire("c", "1", TTL).await.unwrap_err().is_full());
@@ -120,7 +123,7 @@ mod tests {
     #[tokio::test]
     async fn a_released_lock_gives_its_memory_back() {
         let context = Context { clock: crate::Clock::manual(), ..Context::default() };
-        let store = MemoryStore::new(context.clone(), 1);
+        let store = MemoryStore::new(&context, 1);
         for name in ["a", "b", "c"] {
             store.acquire(name, "1", TTL).await.unwrap();
             store.release(name, "1").await.unwrap();

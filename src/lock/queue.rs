@@ -88,7 +88,7 @@ mod tests {
         let first = assert_ready!(turns[0].poll());
         assert_pending!(turns[1].poll());
         assert_pending!(turns[2].poll());
-        assert_ready!(task::spawn(queues.join("b", 9).unwrap().turn()).poll());
+        drop(assert_ready!(task::spawn(queues.join("b", 9).unwrap().turn()).poll()));
         drop(first);
         assert_pending!(turns[2].poll());
         assert_ready!(turns[1].poll());

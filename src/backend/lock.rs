@@ -1,0 +1,32 @@
+//! Locks, held by the backend's store.
+
+use super::Backend;
+use crate::{
+    lock::{Attempt, LockStore},
+    pubsub::Subscription,
+    store::StoreFuture,
+    tasks::Tasks,
+};
+use std::time::Duration;
+
+impl LockStore for Backend {
+    fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt> {
+        self.inner.stores.lock.acquire(name, token, ttl)
+    }
+
+    fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool> {
+        self.inner.stores.lock.renew(name, token, ttl)
+    }
+
+    fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
+        self.inner.stores.lock.release(name, token)
+    }
+
+    fn subscribe(&self, name: &str) -> Option<Subscription> {
+        self.inner.stores.lock.subscribe(name)
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.inner.stores.lock.tasks()
+    }
+}
