@@ -5,6 +5,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
+    collections::VecDeque,
     fmt,
     future::Future,
     mem, panic,
@@ -98,6 +99,7 @@ pin_project! {
     enum ResponseKind<B: Body> {
         Inner { #[pin] body: B },
         Full { full: Full },
+        Resumed { read: VecDeque<Bytes>, rest: Pin<Box<B>> },
         Piped { pipe: Pipe<B::Error> },
     }
 }
@@ -111,6 +113,16 @@ impl<B: Body> ResponseBody<B> {
     /// Bytes from memory; they are not copied.
     pub fn full(data: impl Into<Bytes>) -> Self {
         Self { kind: ResponseKind::Full { full: Full::new(data.into(), None) } }
+    }
+
+    /// A body that has been read already, with its trailers.
+    pub(crate) fn buffered(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { kind: ResponseKind::Full { full: Full::new(data, trailers) } }
+    }
+
+    /// A body of which a part has been read already: that part, then the rest.
+    pub(crate) fn resumed(read: impl Into<VecDeque<Bytes>>, rest: Pin<Box<B>>) -> Self {
+        Self { kind: ResponseKind::Resumed { read: read.into(), rest } }
     }
 
     /// No bytes at all.
@@ -147,6 +159,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         match self.project().kind.project() {
             ResponseKindProj::Inner { body } => body.poll_frame(cx),
             ResponseKindProj::Full { full } => Poll::Ready(full.next().map(Ok)),
+            ResponseKindProj::Resumed { read, rest } => match read.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None => rest.as_mut().poll_frame(cx),
+            },
             ResponseKindProj::Piped { pipe } => pipe.poll_next(cx),
         }
     }
@@ -155,6 +171,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         match &self.kind {
             ResponseKind::Inner { body } => body.is_end_stream(),
             ResponseKind::Full { full } => full.is_end(),
+            ResponseKind::Resumed { read, rest } => read.is_empty() && rest.is_end_stream(),
             ResponseKind::Piped { pipe } => pipe.ended,
         }
     }
@@ -163,6 +180,9 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         match &self.kind {
             ResponseKind::Inner { body } => body.size_hint(),
             ResponseKind::Full { full } => full.size_hint(),
+            ResponseKind::Resumed { read, rest } => {
+                longer(rest.size_hint(), read.iter().map(|data| data.len() as u64).sum())
+            }
             ResponseKind::Piped { pipe } => pipe.hint,
         }
     }
@@ -173,9 +193,20 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
         f.write_str(match self.kind {
             ResponseKind::Inner { .. } => "ResponseBody::Inner",
             ResponseKind::Full { .. } => "ResponseBody::Full",
+            ResponseKind::Resumed { .. } => "ResponseBody::Resumed",
             ResponseKind::Piped { .. } => "ResponseBody::Piped",
         })
     }
+}
+
+/// The hint of a body with that many bytes before it.
+fn longer(hint: SizeHint, by: u64) -> SizeHint {
+    let mut longer = SizeHint::new();
+    if let Some(upper) = hint.upper().and_then(|upper| upper.checked_add(by)) {
+        longer.set_upper(upper);
+    }
+    longer.set_lower(hint.lower().saturating_add(by));
+    longer
 }
 
 /// Bytes, then trailers.
@@ -399,6 +430,18 @@ mod tests {
         let bytes = Bytes::from(vec![7; 100]);
         let body = Piped::full(bytes.clone());
         assert_eq!(body.collect().await.unwrap().to_bytes().as_ptr(), bytes.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn a_resumed_body_is_what_was_read_and_then_the_rest() {
+        let rest = Box::pin(WholeBody::new(Bytes::from_static(b"cd")));
+        let mut body =
+            Piped::resumed(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")], rest);
+        assert_eq!(body.size_hint().exact(), Some(4));
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        assert_eq!(body.size_hint().exact(), Some(3));
+        assert!(!body.is_end_stream());
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "bcd");
     }
 
     #[tokio::test]

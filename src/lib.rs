@@ -13,6 +13,8 @@ mod context;
 mod detached;
 mod expiring;
 mod flight;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 mod key;
 mod lease;
 #[cfg(feature = "lock")]

@@ -51,13 +51,7 @@ impl Snapshot {
         let mut blob = Vec::with_capacity(1 + 2 + 2 + headers + 4 + self.body.len());
         blob.put_u8(VERSION);
         blob.put_u16(self.status.as_u16());
-        blob.put_u16(self.headers.len().try_into().ok()?);
-        for (name, value) in &self.headers {
-            blob.put_u16(name.as_str().len().try_into().ok()?);
-            blob.put_slice(name.as_str().as_bytes());
-            blob.put_u32(value.len().try_into().ok()?);
-            blob.put_slice(value.as_bytes());
-        }
+        put_headers(&mut blob, &self.headers)?;
         blob.put_u32(self.body.len().try_into().ok()?);
         blob.put_slice(&self.body);
         Some(blob.into())
@@ -75,15 +69,7 @@ impl Snapshot {
 
     fn decode_parts(blob: &mut Bytes) -> Option<Self> {
         let status = StatusCode::from_u16(blob.try_get_u16().ok()?).ok()?;
-        let count = blob.try_get_u16().ok()?;
-        let mut headers = HeaderMap::new();
-        for _ in 0..count {
-            let length = blob.try_get_u16().ok()?.into();
-            let name = HeaderName::from_bytes(&take(blob, length)?).ok()?;
-            let length = blob.try_get_u32().ok()? as usize;
-            let value = HeaderValue::from_maybe_shared(take(blob, length)?).ok()?;
-            headers.try_append(name, value).ok()?;
-        }
+        let headers = take_headers(blob)?;
         let length = blob.try_get_u32().ok()? as usize;
         let body = take(blob, length)?;
         Some(Self { status, headers, body })
@@ -103,6 +89,32 @@ impl Snapshot {
             self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
         size_of::<Self>() + headers + self.body.len()
     }
+}
+
+/// Writes headers, or trailers, in the form above. `None` if there are too many, or one is too long.
+pub(crate) fn put_headers(blob: &mut Vec<u8>, headers: &HeaderMap) -> Option<()> {
+    blob.put_u16(headers.len().try_into().ok()?);
+    for (name, value) in headers {
+        blob.put_u16(name.as_str().len().try_into().ok()?);
+        blob.put_slice(name.as_str().as_bytes());
+        blob.put_u32(value.len().try_into().ok()?);
+        blob.put_slice(value.as_bytes());
+    }
+    Some(())
+}
+
+/// Reads what [`put_headers`] wrote, from the front of the blob.
+pub(crate) fn take_headers(blob: &mut Bytes) -> Option<HeaderMap> {
+    let count = blob.try_get_u16().ok()?;
+    let mut headers = HeaderMap::new();
+    for _ in 0..count {
+        let length = blob.try_get_u16().ok()?.into();
+        let name = HeaderName::from_bytes(&take(blob, length)?).ok()?;
+        let length = blob.try_get_u32().ok()? as usize;
+        let value = HeaderValue::from_maybe_shared(take(blob, length)?).ok()?;
+        headers.try_append(name, value).ok()?;
+    }
+    Some(headers)
 }
 
 fn take(blob: &mut Bytes, length: usize) -> Option<Bytes> {

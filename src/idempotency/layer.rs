@@ -1,0 +1,248 @@
+//! The layer, which is its own builder.
+
+use crate::{
+    idempotency::{
+        rejection::Rejection,
+        service::Idempotency,
+        store::{IdempotencyStore, Orphan, Terms},
+    },
+    marks::UserId,
+    problem,
+};
+use bytes::Bytes;
+use http::{Method, Response, request::Parts};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use tower_layer::Layer;
+
+/// Shortest lease: below it the renewals would do nothing but follow each other.
+const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+
+/// Runs the handler of a request once for each idempotency key. See the [module](crate::idempotency).
+///
+/// A cheap clone; every setting may differ from route to route over the same store.
+#[derive(Clone)]
+#[must_use = "a layer does nothing until it is applied to a service"]
+pub struct IdempotencyLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) store: Arc<dyn IdempotencyStore>,
+    pub(crate) scope: Scope,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) required: Vec<Method>,
+    pub(crate) lenient: bool,
+    pub(crate) in_flight: InFlight,
+    pub(crate) waiters: Arc<Semaphore>,
+    pub(crate) terms: Terms,
+    pub(crate) request_limit: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) stored_limit: usize,
+    pub(crate) time_limit: Duration,
+    pub(crate) rejection: problem::Rejection<Rejection>,
+}
+
+/// What a key belongs to.
+#[derive(Clone)]
+pub(crate) enum Scope {
+    User,
+    By(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>),
+    Everyone,
+}
+
+/// What a request gets whose key is in use by another that is being handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InFlight {
+    /// 409 with `Retry-After`, at once.
+    #[default]
+    Conflict,
+    /// It waits for the other's answer and gets the same. After `max`, 409 with `Retry-After`.
+    Wait {
+        /// The longest wait.
+        max: Duration,
+    },
+}
+
+impl IdempotencyLayer {
+    /// A layer over a store, with every setting at its default.
+    ///
+    /// A key belongs to the [`UserId`] of its request, and a request with a key and without a user is
+    /// answered with 403. See [`scope`](IdempotencyLayer::scope).
+    pub fn new(store: impl IdempotencyStore) -> Self {
+        let config = Config {
+            store: Arc::new(store),
+            scope: Scope::User,
+            methods: vec![Method::POST, Method::PATCH],
+            required: Vec::new(),
+            lenient: false,
+            in_flight: InFlight::Conflict,
+            waiters: Arc::new(Semaphore::new(1_024)),
+            terms: Terms::new(Duration::from_secs(30), Duration::from_secs(24 * 3_600)),
+            request_limit: 1 << 20,
+            request_timeout: Duration::from_secs(30),
+            stored_limit: 256 << 10,
+            time_limit: Duration::from_secs(300),
+            rejection: problem::Rejection::default(),
+        };
+        Self { config: Arc::new(config) }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    /// What a key belongs to: two requests with equal keys and different scopes have nothing to do
+    /// with each other. Where the closure finds no scope, the request is answered with 403 and not
+    /// run: a caller that nobody knows must not share keys, and so answers, with all others.
+    ///
+    /// The closure sees the head of the request, with a [`UserId`] in its extensions if there is one;
+    /// the session is loaded for that. Default: the [`UserId`].
+    ///
+    /// ```
+    /// # use towerkeep::idempotency::{IdempotencyLayer, MemoryStore};
+    /// IdempotencyLayer::new(MemoryStore::default()).scope(|parts| {
+    ///     let tenant = parts.headers.get("x-tenant")?.to_str().ok()?;
+    ///     Some(tenant.to_owned())
+    /// })
+    /// # ;
+    /// ```
+    pub fn scope(self, scope: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.with(|config| config.scope = Scope::By(Arc::new(scope)))
+    }
+
+    /// All callers share one space of keys.
+    ///
+    /// **Whoever sends the key and the request of somebody else gets the answer of somebody else**,
+    /// and who guesses a key can block it. Only for callers that may see all of each other's answers.
+    /// Default: off, a key belongs to its user.
+    pub fn insecure_unscoped(self) -> Self {
+        self.with(|config| config.scope = Scope::Everyone)
+    }
+
+    /// The methods whose requests may carry a key. Those of all others pass through untouched, with
+    /// or without one. Default: POST and PATCH, the methods that are not idempotent by themselves
+    /// (RFC 9110, section 9.2.2).
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.with(|config| config.methods = methods.into_iter().collect())
+    }
+
+    /// Requests of this method without a key are answered with 400. May be called for several
+    /// methods. Default: none, a request without a key passes through untouched.
+    pub fn require(self, method: Method) -> Self {
+        self.with(|config| config.required.push(method))
+    }
+
+    /// Also takes a key that is not a String in double quotes, as clients send it that know the
+    /// header from other services: `Idempotency-Key: 8e03978e-40d5-43dd-bc93-6b82f0d5b0e5`. Quoted or
+    /// not, it is the same key. Default: off, as the draft has it, with an answer that says how to
+    /// quote.
+    pub fn lenient(self) -> Self {
+        self.with(|config| config.lenient = true)
+    }
+
+    /// What a request gets whose key is in use. Default: [`InFlight::Conflict`].
+    pub fn in_flight(self, in_flight: InFlight) -> Self {
+        self.with(|config| config.in_flight = in_flight)
+    }
+
+    /// How many requests may wait for others at a time, over all clones of this layer; those above
+    /// get 409 at once. Each holds its body in memory. Default: 1,024.
+    pub fn max_waiting(self, requests: usize) -> Self {
+        let requests = requests.min(Semaphore::MAX_PERMITS);
+        self.with(|config| config.waiters = Arc::new(Semaphore::new(requests)))
+    }
+
+    /// How long after its server has vanished a request stays in flight. It is renewed at every
+    /// third while the handler runs, however long that takes. At least 10 ms. Default: 30 s.
+    pub fn lease(self, lease: Duration) -> Self {
+        self.with(|config| config.terms.lease = lease.max(SHORTEST_LEASE))
+    }
+
+    /// How long an outcome is replayed. A record that has no outcome is kept as long, too, for the
+    /// count of attempts. Default: 24 h.
+    pub fn retain(self, retain: Duration) -> Self {
+        self.with(|config| config.terms.retain = retain)
+    }
+
+    /// What becomes of a request whose handler vanished: killed, panicked, or cut off from the store
+    /// for longer than its lease. Default: [`Orphan::Retry`].
+    pub fn on_orphan(self, on_orphan: Orphan) -> Self {
+        self.with(|config| config.terms.on_orphan = on_orphan)
+    }
+
+    /// Largest body of a request with a key, in bytes; a larger one is answered with 413. The body is
+    /// held in memory. Default: 1 MiB.
+    pub fn request_limit(self, bytes: usize) -> Self {
+        self.with(|config| config.request_limit = bytes)
+    }
+
+    /// How long the body of a request with a key may take to arrive; then 408. Default: 30 s.
+    pub fn request_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.request_timeout = timeout)
+    }
+
+    /// Largest answer that is stored, in bytes, its headers included. A larger one is passed on as it
+    /// comes, and remembered as a [tombstone](crate::idempotency::Outcome::Tombstone). Default:
+    /// 256 KiB.
+    pub fn stored_limit(self, bytes: usize) -> Self {
+        self.with(|config| config.stored_limit = bytes)
+    }
+
+    /// How long a handler may run, with or without a client. Then it is stopped, which leaves an
+    /// orphan, and its client gets 503. Default: 5 min.
+    pub fn time_limit(self, limit: Duration) -> Self {
+        self.with(|config| config.time_limit = limit)
+    }
+
+    /// Answers rejections by a closure. The typed [`Rejection`] is in the extensions of the response
+    /// either way. Default: `application/problem+json` (RFC 9457).
+    pub fn rejection<T: Into<Bytes>>(
+        self,
+        render: impl Fn(&Rejection) -> Response<T> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.rejection = problem::Rejection::new(render))
+    }
+}
+
+impl<S> Layer<S> for IdempotencyLayer {
+    type Service = Idempotency<S>;
+
+    fn layer(&self, inner: S) -> Idempotency<S> {
+        Idempotency::new(inner, self.config.clone())
+    }
+}
+
+impl Scope {
+    /// The parts of the record's name that keep one scope's keys from another's. `None` if the
+    /// request has no scope.
+    pub(crate) fn of(&self, parts: &Parts) -> Option<(&'static str, String)> {
+        match self {
+            Self::Everyone => Some(("everyone", String::new())),
+            Self::By(scope) => scope(parts).map(|scope| ("scope", scope)),
+            Self::User => {
+                parts.extensions.get::<UserId>().map(|user| ("user", user.as_str().to_owned()))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for IdempotencyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("methods", &self.methods)
+            .field("required", &self.required)
+            .field("in_flight", &self.in_flight)
+            .field("terms", &self.terms)
+            .finish_non_exhaustive()
+    }
+}

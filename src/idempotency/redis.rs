@@ -1,0 +1,201 @@
+//! Idempotency records in Redis or Valkey.
+
+use crate::{
+    connection::{Call, Connection, Script, parse},
+    context::Context,
+    idempotency::store::{
+        Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, Terms, unknown_version,
+    },
+    key::Keys,
+    pubsub::Subscription,
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+};
+use bytes::Bytes;
+use redis::FromRedisValue;
+use std::{fmt, str::FromStr, time::Duration};
+
+const KIND: &str = "idempotency";
+
+static BEGIN: Script =
+    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("begin.lua")))
+        .named("idempotency begin");
+
+static RENEW: Script =
+    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("renew.lua")))
+        .named("idempotency renew");
+
+static COMPLETE: Script = Script::new(include_str!("complete.lua")).named("idempotency complete");
+
+static ABANDON: Script = Script::new(include_str!("abandon.lua")).named("idempotency abandon");
+
+/// Idempotency records in Redis or Valkey, shared by every server of a fleet.
+///
+/// A record is one hash, `<prefix>:idempotency:{<id>}`, and a counter beside it, whose name ends in
+/// `:f`. Each step is one script, in one round trip. Whose lease has ended is decided by the
+/// server's own clock.
+///
+/// The server must not evict: with a `maxmemory-policy` that does, a record may go early and its
+/// request run twice.
+#[derive(Clone)]
+pub struct RedisStore {
+    context: Context,
+    connection: Connection,
+    keys: Keys,
+    deadline: Duration,
+}
+
+impl RedisStore {
+    /// Every step has an answer within `deadline`.
+    pub(crate) fn new(
+        context: Context,
+        connection: Connection,
+        keys: Keys,
+        deadline: Duration,
+    ) -> Self {
+        Self { context, connection, keys, deadline }
+    }
+
+    fn record(&self, claim: &Claim) -> String {
+        self.keys.tagged(KIND, claim.id(), "")
+    }
+
+    fn fence(&self, claim: &Claim) -> String {
+        self.keys.tagged(KIND, claim.id(), ":f")
+    }
+
+    fn channel(&self, id: &str) -> String {
+        self.keys.tagged(KIND, id, ":end")
+    }
+
+    /// The time for the scripts: empty, so that they ask the server, except in tests.
+    fn now(&self) -> String {
+        self.context.clock.override_us().map_or_else(String::new, |now_us| now_us.to_string())
+    }
+
+    fn run<R: FromRedisValue, T>(
+        &self,
+        call: Call,
+        read: impl FnOnce(R) -> Result<T, StoreError> + Send + 'static,
+    ) -> StoreFuture<T> {
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move { read(parse(reply.await?, KIND)?) })
+    }
+}
+
+impl IdempotencyStore for RedisStore {
+    fn begin(&self, claim: &Claim, fingerprint: &Fingerprint, terms: Terms) -> StoreFuture<Begun> {
+        let on_orphan = match terms.on_orphan {
+            Orphan::Retry => "retry",
+            Orphan::Reject => "reject",
+        };
+        let call = BEGIN
+            .keys([self.record(claim), self.fence(claim)])
+            .arg(claim.token())
+            .arg(fingerprint.as_bytes())
+            .arg(terms.lease_us())
+            .arg(terms.pending_ms())
+            .arg(on_orphan)
+            .arg(self.now());
+        self.run(call, begun)
+    }
+
+    fn renew(&self, claim: &Claim, terms: Terms) -> StoreFuture<bool> {
+        let call = RENEW
+            .keys([self.record(claim)])
+            .arg(claim.token())
+            .arg(terms.lease_us())
+            .arg(terms.pending_ms())
+            .arg(self.now());
+        self.run(call, Ok)
+    }
+
+    fn complete(&self, claim: &Claim, outcome: Bytes, terms: Terms) -> StoreFuture<Completed> {
+        let call = COMPLETE
+            .keys([self.record(claim)])
+            .arg(claim.token())
+            .arg(&outcome[..])
+            .arg(terms.retain_ms())
+            .arg(self.channel(claim.id()));
+        self.run(call, |answer: String| match answer.as_str() {
+            "stored" => Ok(Completed::Stored),
+            "already" => Ok(Completed::Already),
+            "lost" => Ok(Completed::Lost),
+            other => Err(unexpected(other.as_bytes())),
+        })
+    }
+
+    fn abandon(&self, claim: &Claim) -> StoreFuture<bool> {
+        let call =
+            ABANDON.keys([self.record(claim)]).arg(claim.token()).arg(self.channel(claim.id()));
+        self.run(call, Ok)
+    }
+
+    fn watch(&self, id: &str) -> Subscription {
+        self.context.hints.subscribe(&self.channel(id))
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.context.tasks.clone()
+    }
+}
+
+fn begun(mut answer: Vec<Vec<u8>>) -> Result<Begun, StoreError> {
+    let Some((verdict, rest)) = answer.split_first_mut() else { return Err(unexpected(b"")) };
+    match (&verdict[..], rest) {
+        (b"acquired", [fence, attempts]) => {
+            Ok(Begun::Acquired { fence: number(fence)?, attempts: number(attempts)? })
+        }
+        (b"replay", [outcome]) => Ok(Begun::Replay(std::mem::take(outcome).into())),
+        (b"busy", [left_us]) => Ok(Begun::Busy { left: Duration::from_micros(number(left_us)?) }),
+        (b"mismatch", []) => Ok(Begun::Mismatch),
+        (b"orphan", [attempts]) => Ok(Begun::Orphan { attempts: number(attempts)? }),
+        (b"version", [found]) => Err(unknown_version(&String::from_utf8_lossy(found))),
+        _ => Err(unexpected(verdict)),
+    }
+}
+
+fn number<T: FromStr>(text: &[u8]) -> Result<T, StoreError> {
+    str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| unexpected(text))
+}
+
+fn unexpected(answer: &[u8]) -> StoreError {
+    let answer = String::from_utf8_lossy(&answer[..answer.len().min(64)]);
+    StoreError::corrupt(format!("an idempotency script answered {answer:?}"))
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("idempotency::RedisStore")
+            .field("prefix", &self.keys.prefix())
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(parts: &[&str]) -> Result<Begun, StoreError> {
+        begun(parts.iter().map(|part| part.as_bytes().to_vec()).collect())
+    }
+
+    #[test]
+    fn every_answer_of_begin_is_read() {
+        let acquired = Begun::Acquired { fence: 1_760_000_000_000_123, attempts: 2 };
+        assert_eq!(answer(&["acquired", "1760000000000123", "2"]).unwrap(), acquired);
+        assert_eq!(answer(&["replay", "blob"]).unwrap(), Begun::Replay("blob".into()));
+        let busy = Begun::Busy { left: Duration::from_micros(9) };
+        assert_eq!(answer(&["busy", "9"]).unwrap(), busy);
+        assert_eq!(answer(&["mismatch"]).unwrap(), Begun::Mismatch);
+        assert_eq!(answer(&["orphan", "3"]).unwrap(), Begun::Orphan { attempts: 3 });
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_is_an_error_not_a_permission_to_run() {
+        for parts in [&["version", "2"][..], &["acquired"], &["acquired", "1.7e+15", "1"], &[]] {
+            assert!(answer(parts).unwrap_err().is_corrupt(), "{parts:?}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The run of a handler, in a task of its own that outlives the client.
+
+use crate::{
+    body::{RequestBody, ResponseBody},
+    detached::HeadSender,
+    idempotency::{
+        handle::Idempotent,
+        layer::Config,
+        outcome::Outcome,
+        rejection::Rejection,
+        store::{Claim, Completed, SMALL_OUTCOME},
+        stored::Stored,
+    },
+    lease::Lease,
+    marks::Finish,
+    telemetry::{self, IDEMPOTENCY_TOTAL},
+    token,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header::CONTENT_TYPE, response::Parts};
+use http_body::{Body, Frame, SizeHint};
+use std::{future::poll_fn, sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+use tower::Service;
+
+/// The first pause before a `complete` that failed is sent again; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A run that was granted.
+pub(crate) struct Run {
+    pub(crate) config: Arc<Config>,
+    pub(crate) claim: Claim,
+    pub(crate) lease: Lease,
+    pub(crate) handle: Idempotent,
+}
+
+/// What a handler made: the answer, and what to record of it (`None`: nothing, it may run again).
+struct Made<B: Body> {
+    response: Response<ResponseBody<B>>,
+    record: Option<Stored>,
+}
+
+/// Runs the handler, records the outcome, and only then hands the answer to the client.
+///
+/// A panic, an error of the inner service and a broken body leave the record as it is: whether the
+/// handler had its effect is unknown, so the next attempt comes when the lease has ended and is told
+/// that it is not the first.
+pub(crate) async fn run<S, Q, R>(
+    mut this: Run,
+    mut inner: S,
+    mut request: Request<RequestBody<Q>>,
+    head: HeadSender<R, S::Error>,
+) where
+    S: Service<Request<RequestBody<Q>>, Response = Response<R>>,
+    Q: Body<Data = Bytes>,
+    R: Body<Data = Bytes>,
+{
+    // From here on a drop must not abandon the record: the handler may have had an effect.
+    this.lease.disarm();
+    this.lease.auto_renew();
+    let finish = Finish::of(request.extensions_mut());
+    let limit = this.config.time_limit;
+    let made = async {
+        let response = inner.call(request).await?;
+        Ok(this.read(response).await)
+    };
+    match timeout(limit, made).await {
+        Ok(Ok(Ok(made))) => {
+            let finished = finish.run(made.response.status()).await;
+            let Made { response, record } = made;
+            match (finished, record) {
+                (Err(error), _) => {
+                    telemetry::store_failed("idempotency", &error);
+                    let _ = head.send(Ok(response));
+                }
+                (Ok(()), Some(record)) => this.complete(record, response, head).await,
+                (Ok(()), None) => this.abandon(response, head).await,
+            }
+        }
+        Ok(Ok(Err(broken))) => {
+            let _ = head.send(Ok(broken));
+        }
+        Ok(Err(error)) => {
+            let _ = head.send(Err(error));
+        }
+        Err(_) => {
+            let rejection = this.config.rejection.respond(Rejection::TimeLimit { limit });
+            let _ = head.send(Ok(rejection));
+        }
+    }
+}
+
+impl Run {
+    /// Reads the answer as far as it is to be recorded. `Err` is the answer with a body that broke.
+    async fn read<R: Body<Data = Bytes>>(
+        &self,
+        response: Response<R>,
+    ) -> Result<Made<R>, Response<ResponseBody<R>>> {
+        let (head, body) = response.into_parts();
+        let limit = self.config.stored_limit;
+        let tombstone = Stored::Tombstone { status: head.status };
+        let record = match self.outcome(&head) {
+            Outcome::Retryable => None,
+            Outcome::Store if body.size_hint().lower() <= limit as u64 && !is_stream(&head) => {
+                return read(body, limit, head).await;
+            }
+            Outcome::Store | Outcome::Tombstone => Some(tombstone),
+        };
+        let response = Response::from_parts(head, ResponseBody::inner(body));
+        Ok(Made { response, record })
+    }
+
+    /// What becomes of the answer: as its extensions say, else as the handler said, else as its
+    /// status says.
+    fn outcome(&self, head: &Parts) -> Outcome {
+        let said = head.extensions.get::<Outcome>().copied();
+        said.or_else(|| self.handle.decided()).unwrap_or_else(|| Outcome::of(head.status))
+    }
+
+    /// Records the outcome, and sends the answer as soon as that has succeeded or failed once. After
+    /// a failure it goes on trying while the lease lasts: it never gives the record up, as a retry
+    /// would then run what has been run.
+    async fn complete<R: Body, E>(
+        mut self,
+        record: Stored,
+        response: Response<ResponseBody<R>>,
+        head: HeadSender<R, E>,
+    ) {
+        // A renewal that arrives after the outcome would be refused and taken for a loss.
+        self.lease.stop_renewal().await;
+        let Config { store, terms, stored_limit, .. } = &*self.config;
+        let mut outcome = record.encode(*stored_limit);
+        let mut unsent = Some((head, response));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match store.complete(&self.claim, outcome.clone(), *terms).await {
+                Ok(Completed::Lost) => {
+                    telemetry::count(IDEMPOTENCY_TOTAL, "lost");
+                    break;
+                }
+                Ok(Completed::Stored | Completed::Already) => {
+                    telemetry::count(IDEMPOTENCY_TOTAL, "completed");
+                    break;
+                }
+                Err(error) if error.is_full() && outcome.len() > SMALL_OUTCOME => {
+                    telemetry::store_failed("idempotency", &error);
+                    outcome = record.encode(SMALL_OUTCOME);
+                }
+                Err(error) => {
+                    telemetry::store_failed("idempotency", &error);
+                    send(&mut unsent);
+                    let rest = self.lease.valid_for();
+                    if rest.is_zero() {
+                        break;
+                    }
+                    let jitter = Duration::from_millis(token::jitter(pause.as_millis() as u64));
+                    sleep((pause + jitter).min(rest)).await;
+                    pause *= 2;
+                }
+            }
+        }
+        send(&mut unsent);
+    }
+
+    /// Gives the record up, so that the next request is the first again, and sends the answer.
+    async fn abandon<R: Body, E>(
+        self,
+        response: Response<ResponseBody<R>>,
+        head: HeadSender<R, E>,
+    ) {
+        match self.lease.release().await {
+            Ok(true) => telemetry::count(IDEMPOTENCY_TOTAL, "abandoned"),
+            Ok(false) => telemetry::count(IDEMPOTENCY_TOTAL, "lost"),
+            Err(error) => telemetry::store_failed("idempotency", &error),
+        }
+        let _ = head.send(Ok(response));
+    }
+}
+
+/// Hands the answer to the client, who may have left.
+fn send<R: Body, E>(unsent: &mut Option<(HeadSender<R, E>, Response<ResponseBody<R>>)>) {
+    if let Some((head, response)) = unsent.take() {
+        let _ = head.send(Ok(response));
+    }
+}
+
+/// Reads a body to its end, or until it is larger than the limit.
+async fn read<R: Body<Data = Bytes>>(
+    body: R,
+    limit: usize,
+    head: Parts,
+) -> Result<Made<R>, Response<ResponseBody<R>>> {
+    let (mut chunks, mut length) = (Vec::new(), 0_usize);
+    let mut trailers: Option<HeaderMap> = None;
+    let hint = body.size_hint();
+    let mut body = Box::pin(body);
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) if data.is_empty() => {}
+            Ok(Ok(data)) => {
+                length = length.saturating_add(data.len());
+                chunks.push(data);
+                if length > limit {
+                    let record = Some(Stored::Tombstone { status: head.status });
+                    let body = ResponseBody::resumed(chunks, body);
+                    return Ok(Made { response: Response::from_parts(head, body), record });
+                }
+            }
+            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
+            Err(error) => {
+                let body = broken(chunks, length, error, hint).await;
+                return Err(Response::from_parts(head, body));
+            }
+        }
+    }
+    let data = joined(chunks, length);
+    let record = Some(Stored::response(&head, data.clone(), trailers.clone()));
+    let body = ResponseBody::buffered(data, trailers);
+    Ok(Made { response: Response::from_parts(head, body), record })
+}
+
+/// A body that breaks where the handler's broke.
+async fn broken<R: Body<Data = Bytes>>(
+    chunks: Vec<Bytes>,
+    length: usize,
+    error: R::Error,
+    hint: SizeHint,
+) -> ResponseBody<R> {
+    // Room for every chunk and the error, so that nothing here waits for the client.
+    let (sender, body) = ResponseBody::piped(length + 1, hint);
+    for chunk in chunks {
+        sender.send(Ok(Frame::data(chunk))).await;
+    }
+    sender.send(Err(error)).await;
+    body
+}
+
+/// The whole body. One chunk is not copied.
+fn joined(mut chunks: Vec<Bytes>, length: usize) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop().unwrap_or_default();
+    }
+    let mut whole = Vec::with_capacity(length);
+    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+    whole.into()
+}
+
+/// Whether the answer is a stream of events, which has to be passed on as it comes.
+fn is_stream(head: &Parts) -> bool {
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("text/event-stream")
+    })
+}
