@@ -235,6 +235,14 @@ impl Builder {
         self.capacities.session_bytes = bytes;
         self
     }
+
+    /// About how many bytes the idempotency records in memory may take; beyond it, requests with a new
+    /// key are refused with 503 and no record is dropped. Default: 64 MiB.
+    #[cfg(feature = "idempotency")]
+    pub fn max_idempotency_bytes(mut self, bytes: usize) -> Self {
+        self.capacities.idempotency_bytes = bytes;
+        self
+    }
 }
 
 #[cfg(test)]
