@@ -12,6 +12,12 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle, time};
 
+/// How long a release in the background is tried again.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pause after the first failure of such a release; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
 /// What a store can do with a lease that was granted. The token is the implementation's.
 pub(crate) trait LeaseOps: Send + Sync + 'static {
     /// Stretches the lease to its full length from now; `false` if it is not ours any more.
@@ -128,14 +134,12 @@ impl Drop for Lease {
         if self.released {
             return;
         }
-        let (ops, middleware) = (self.ops.clone(), self.middleware);
+        let (ops, middleware, valid_for) = (self.ops.clone(), self.middleware, self.valid_for());
         self.tasks.spawn_if_possible(async move {
             if let Some(renewal) = renewal {
                 let _ = renewal.await;
             }
-            if let Err(error) = ops.release().await {
-                telemetry::store_failed(middleware, &error);
-            }
+            release_within(valid_for, middleware, || ops.release()).await;
         });
     }
 }
@@ -226,6 +230,26 @@ async fn renew_once(
     Ok(!state.borrow().lost)
 }
 
+/// Releases in the background. A store that is down is asked again, but not after `valid_for`, when
+/// the lease has ended by itself, and not for long, since a shutdown waits for it.
+pub(crate) async fn release_within(
+    valid_for: Duration,
+    middleware: &'static str,
+    release: impl Fn() -> StoreFuture<bool>,
+) {
+    let until = Instant::now() + valid_for.min(RELEASE_WITHIN);
+    let mut pause = FIRST_PAUSE;
+    while let Err(error) = release().await {
+        telemetry::store_failed(middleware, &error);
+        let transient = error.is_unavailable() || error.is_timeout();
+        if !transient || Instant::now() + pause >= until {
+            return;
+        }
+        time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
 /// How long of `length` the holder is certain of: less 1% for clocks that do not run equally fast,
 /// and 2 ms for a store that counts in whole milliseconds and a timer that fires as coarsely.
 fn certain(length: Duration) -> Duration {
@@ -256,6 +280,9 @@ mod tests {
 
         fn release(&self) -> StoreFuture<bool> {
             self.releases.fetch_add(1, SeqCst);
+            if self.down.load(SeqCst) {
+                return StoreFuture::ready(Err(StoreError::unavailable("down")));
+            }
             StoreFuture::ready(Ok(!self.taken.load(SeqCst)))
         }
     }
@@ -317,6 +344,31 @@ mod tests {
         assert!(!lease.renew().await.unwrap());
         lease.watch().lost().await;
         assert!(lease.is_lost());
+    }
+
+    #[tokio::test]
+    async fn a_release_that_failed_is_tried_again_while_the_lease_lives() {
+        let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
+        store.down.store(true, SeqCst);
+        drop(Lease::new(
+            store.clone(),
+            "test",
+            Instant::now(),
+            Duration::from_secs(3600),
+            tasks.clone(),
+        ));
+        while store.releases.load(SeqCst) < 2 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        store.down.store(false, SeqCst);
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+        let releases = store.releases.load(SeqCst);
+
+        store.down.store(true, SeqCst);
+        let long_ago = Instant::now() - LENGTH;
+        drop(Lease::new(store.clone(), "test", long_ago, LENGTH, tasks.clone()));
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+        assert_eq!(store.releases.load(SeqCst), releases + 1, "it has ended by itself");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! One attempt's hold on a lock: a name, a token, and what may be done with them.
 
 use crate::{
-    lease::LeaseOps,
+    lease::{LeaseOps, release_within},
     lock::{policy::Attempt, store::LockStore},
     store::{StoreError, StoreFuture},
     telemetry,
@@ -36,13 +36,13 @@ impl Claim {
     /// Releases in a task what may or may not have been acquired.
     fn release_later(self: &Arc<Self>) {
         let claim = self.clone();
-        self.store.tasks().spawn_if_possible(async move { claim.release_quietly().await });
+        self.store.tasks().spawn_if_possible(async move { claim.undo().await });
     }
 
-    async fn release_quietly(&self) {
-        if let Err(error) = self.store.release(&self.id, &self.token).await {
-            telemetry::store_failed(MIDDLEWARE, &error);
-        }
+    /// Releases what may or may not have been acquired, so that it is counted as neither.
+    async fn undo(&self) {
+        let release = || self.store.release(&self.id, &self.token);
+        release_within(self.ttl, MIDDLEWARE, release).await;
     }
 }
 
@@ -94,7 +94,7 @@ impl Drop for Asking {
             match reply.await {
                 Ok(Attempt::Held { .. }) => {}
                 Err(error) if !is_unknown(&error) => {}
-                Ok(Attempt::Acquired { .. }) | Err(_) => claim.release_quietly().await,
+                Ok(Attempt::Acquired { .. }) | Err(_) => claim.undo().await,
             }
         });
     }

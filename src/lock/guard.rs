@@ -100,7 +100,7 @@ impl Guard {
     /// # Errors
     ///
     /// [`Error::is_lost`] if it was lost before, so that others may have held it during the work;
-    /// [`Error::is_store`] if the store failed: the release is tried once more in the background.
+    /// [`Error::is_store`] if the store failed: the release is tried again in the background.
     pub async fn release(self) -> Result<(), Error> {
         let Self { lease, name, .. } = self;
         settle(&name, lease.release().await)

@@ -68,7 +68,7 @@
 //! A lock fails closed. If the store fails or does not answer within its deadline (250 ms by default),
 //! an acquisition ends with [`Error::is_store`] at once, wait or not, and what it may have acquired is
 //! released. A renewal that fails is tried again until the lock is lost by its TTL. A release that
-//! fails is tried once more in the background; after that, the TTL frees the lock. A full memory store
+//! fails is tried again in the background for up to 5 s; after that, the TTL frees the lock. A full memory store
 //! refuses new locks and keeps those it has.
 //!
 //! # Defaults

@@ -1,0 +1,96 @@
+//! Never two holders at a time, by the locks' own clock and by the holders' belief.
+
+use super::harness::{HOUR, Harness, PATIENCE, Spy, over_both, redis_at};
+use crate::support::{proxy::FaultProxy, server::RedisServer};
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::task::JoinSet;
+use towerkeep::{Clock, lock::Locks};
+
+const TASKS: usize = 32;
+const ROUNDS: usize = 12;
+
+over_both! { towerkeep::Clock::system();
+    one_of_32_tasks_holds_the_lock_and_the_fences_rise,
+    the_holder_knows_of_its_loss_before_another_holds_the_lock,
+    the_holder_counts_from_before_the_question,
+}
+
+async fn one_of_32_tasks_holds_the_lock_and_the_fences_rise(harness: Harness) {
+    let fences = contend(&harness.locks()).await;
+    assert_eq!(fences.len(), TASKS * ROUNDS);
+    assert!(fences.is_sorted_by(|a, b| a < b), "in the order of holding: {fences:?}");
+}
+
+/// Lets the tasks contend for one lock, half of them through each of the handles, and returns the
+/// fences in the order in which they were held.
+async fn contend(handles: &[Locks; 2]) -> Vec<u64> {
+    let holders = Arc::new(AtomicUsize::new(0));
+    let fences = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let (locks, holders, fences) = (handles[task % 2].clone(), holders.clone(), fences.clone());
+        tasks.spawn(async move {
+            for _ in 0..ROUNDS {
+                let guard = locks.lock("job").ttl(PATIENCE).wait(PATIENCE).acquire().await.unwrap();
+                assert_eq!(holders.fetch_add(1, SeqCst), 0, "another holds it already");
+                fences.lock().unwrap().push(guard.fence());
+                tokio::task::yield_now().await;
+                assert_eq!(holders.fetch_sub(1, SeqCst), 1, "another came in between");
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    mem::take(&mut *fences.lock().unwrap())
+}
+
+/// Without the line in each process, every release would send every waiter to the store: about
+/// `TASKS` questions for each acquisition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_do_not_storm_the_store() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let url = proxy.url();
+    let handles = [
+        Locks::new(redis_at(&url, Clock::system()).await).poll(HOUR),
+        Locks::new(redis_at(&url, Clock::system()).await).poll(HOUR),
+    ];
+    let acquisitions = contend(&handles).await.len();
+    // An acquisition costs its own question and release, and while it lasts, the first in line of
+    // each process asks in vain when it gets there, when it has subscribed, and when it is woken.
+    let commands = proxy.commands().len();
+    assert!(commands <= 8 * acquisitions, "{commands} commands for {acquisitions} acquisitions");
+}
+
+async fn the_holder_knows_of_its_loss_before_another_holds_the_lock(harness: Harness) {
+    let [here, there] = harness.locks();
+    for _ in 0..20 {
+        let ttl = Duration::from_millis(40);
+        let first = here.lock("a").ttl(ttl).acquire().await.unwrap();
+        let second = there.lock("a").ttl(PATIENCE).wait(PATIENCE).acquire().await.unwrap();
+        assert!(first.is_lost(), "two believed to hold the lock");
+        assert!(second.fence() > first.fence());
+        second.release().await.unwrap();
+        first.release().await.unwrap_err();
+    }
+}
+
+async fn the_holder_counts_from_before_the_question(harness: Harness) {
+    let spy = Spy::new(&harness.backends[0]).keep_replies();
+    let (locks, delay) = (Locks::new(spy.clone()), Duration::from_millis(100));
+    let late = async {
+        tokio::time::sleep(delay).await;
+        spy.reply();
+    };
+    let (guard, ()) = tokio::join!(locks.lock("a").ttl(HOUR).acquire(), late);
+    assert!(guard.unwrap().valid_for() <= HOUR * 99 / 100 - delay);
+}

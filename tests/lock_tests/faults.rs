@@ -1,0 +1,171 @@
+//! What goes wrong between a holder and the store, and what must not come of it.
+
+use super::harness::{HOUR, Harness, PATIENCE, PREFIX, Spy, eventually, over_both, redis_at};
+use crate::support::{
+    proxy::{FaultProxy, Mode},
+    server::RedisServer,
+};
+use std::time::{Duration, Instant};
+use towerkeep::{Backend, Clock, lock::Locks};
+
+over_both! { towerkeep::Clock::system();
+    an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind,
+}
+
+async fn an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind(harness: Harness) {
+    let spy = Spy::new(&harness.backends[0]).keep_replies();
+    let locks = Locks::new(spy.clone());
+    let acquisition = tokio::spawn(async move { locks.lock("a").ttl(HOUR).acquire().await });
+    eventually("the store has granted it", || spy.acquires() == 1).await;
+    acquisition.abort();
+    assert!(acquisition.await.unwrap_err().is_cancelled());
+
+    let other = &harness.locks()[1];
+    assert!(other.try_lock("a").acquire().await.unwrap_err().is_contended(), "granted and held");
+    spy.reply();
+    harness.settle().await;
+    drop(other.try_lock("a").acquire().await.unwrap());
+}
+
+fn lock_keys(server: &RedisServer) -> Vec<String> {
+    let mut keys = server.command(&["KEYS", "*"]).texts();
+    keys.sort();
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_are_as_documented_and_expire() {
+    let server = RedisServer::start();
+    let locks = Locks::new(redis_at(&server.url(), Clock::system()).await);
+    let ttl = Duration::from_secs(30);
+    let guard = locks.lock("job:7").ttl(ttl).acquire().await.unwrap();
+    let (lock, fence) = (format!("{PREFIX}:lock:{{job:7}}"), format!("{PREFIX}:lock:{{job:7}}:f"));
+    assert_eq!(lock_keys(&server), [lock.clone(), fence.clone()]);
+
+    let fields = server.command(&["HGETALL", &lock]).map();
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["d", "f", "t"]);
+    assert_eq!(fields["f"], guard.fence().to_string());
+    assert_eq!(server.command(&["GET", &fence]).text(), guard.fence().to_string());
+    let ttl_of = |key: &str| server.command(&["PTTL", key]).int();
+    assert!((1..=31_000).contains(&ttl_of(&lock)));
+    assert!((86_000_000..=86_430_000).contains(&ttl_of(&fence)));
+
+    guard.release().await.unwrap();
+    assert_eq!(lock_keys(&server), [fence]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fence_rises_when_its_counter_is_lost_and_when_the_clock_is_set_back() {
+    let server = RedisServer::start();
+    let locks = Locks::new(redis_at(&server.url(), Clock::system()).await);
+    let mut last = 0;
+    for round in 0..6 {
+        let guard = locks.lock("a").acquire().await.unwrap();
+        assert!(guard.fence() > last, "{} after {last}", guard.fence());
+        last = guard.fence();
+        guard.release().await.unwrap();
+        if round == 2 {
+            server.command(&["FLUSHALL"]);
+        }
+        if round > 2 {
+            // A counter ahead of the clock is what a clock that was set back looks like.
+            last += 3_600_000_000;
+            server.command(&["SET", &format!("{PREFIX}:lock:{{a}}:f"), &last.to_string()]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquisition_a_renewal_and_a_release_are_one_round_trip_each() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let locks = Locks::new(redis_at(&proxy.url(), Clock::system()).await);
+    let warm = locks.lock("a").wait(PATIENCE).acquire().await.unwrap();
+    warm.renew().await.unwrap();
+    warm.release().await.unwrap();
+
+    let (guard, turns) = proxy.turns_of(locks.lock("a").wait(PATIENCE).acquire()).await;
+    assert_eq!(turns, 1, "to acquire");
+    let guard = guard.unwrap();
+    assert_eq!(proxy.turns_of(guard.renew()).await.1, 1, "to renew");
+    assert_eq!(proxy.turns_of(guard.release()).await.1, 1, "to release");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquisition_whose_answer_is_lost_fails_and_is_released() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let backend = redis_at(&proxy.url(), Clock::system()).await;
+    let locks = Locks::new(backend.clone());
+    locks.lock("warm").acquire().await.unwrap().release().await.unwrap();
+
+    proxy.plan([(0, Mode::CutReplies), (1, Mode::Pass)]);
+    let error = locks.lock("a").ttl(HOUR).acquire().await.unwrap_err();
+    assert!(error.store_error().is_some_and(|error| error.is_timeout()), "{error:?}");
+    let fence = format!("{PREFIX}:lock:{{a}}:f");
+    assert!(lock_keys(&server).contains(&fence), "it was acquired");
+    assert_eq!(backend.shutdown(PATIENCE).await, 0);
+    assert!(!lock_keys(&server).contains(&format!("{PREFIX}:lock:{{a}}")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hung_server_is_a_timeout() {
+    let server = RedisServer::start();
+    let deadline = Duration::from_millis(100);
+    let backend =
+        Backend::builder().prefix(PREFIX).deadline(deadline).redis(server.url()).await.unwrap();
+    let locks = Locks::new(backend);
+    server.pause();
+    let error = locks.lock("a").wait(PATIENCE).acquire().await.unwrap_err();
+    assert!(error.store_error().is_some_and(|error| error.is_timeout()), "{error:?}");
+    server.resume();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_is_a_clear_error_and_a_held_lock_ends_at_its_deadline() {
+    let server = RedisServer::start();
+    let deadline = Duration::from_millis(250);
+    let backend =
+        Backend::builder().prefix(PREFIX).deadline(deadline).redis(server.url()).await.unwrap();
+    let locks = Locks::new(backend).poll(HOUR);
+    let ttl = Duration::from_secs(2);
+    let guard = locks.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
+    let waiter = tokio::spawn({
+        let acquire = locks.lock("a").wait(PATIENCE);
+        async move { acquire.acquire().await }
+    });
+    eventually("the waiter has subscribed", || {
+        !server.command(&["PUBSUB", "CHANNELS"]).texts().is_empty()
+    })
+    .await;
+
+    server.kill();
+    let started = Instant::now();
+    for wait in [Duration::ZERO, PATIENCE] {
+        let error = locks.lock("b").wait(wait).acquire().await.unwrap_err();
+        assert!(error.is_store() && !error.is_contended() && !error.is_timed_out(), "{error}");
+        let store = error.store_error().unwrap();
+        assert!(store.is_unavailable() || store.is_timeout(), "{store}");
+    }
+    // Two deadlines, and patience for a busy machine; far from the wait that was asked for.
+    assert!(started.elapsed() < deadline * 2 + Duration::from_secs(5));
+    assert!(waiter.await.unwrap().unwrap_err().is_store(), "a waiter is told, too");
+
+    guard.lost().await;
+    assert!(guard.check().unwrap_err().is_lost());
+    assert!(guard.release().await.unwrap_err().is_store());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_survives_a_short_cut_of_the_link() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let spy = Spy::new(&redis_at(&proxy.url(), Clock::system()).await);
+    let locks = Locks::new(spy.clone());
+    let ttl = Duration::from_secs(3);
+    let guard = locks.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
+    proxy.cut();
+    eventually("renewals go on over a new link", || spy.renewals() >= 2).await;
+    guard.check().unwrap();
+    guard.release().await.unwrap();
+}

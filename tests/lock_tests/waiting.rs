@@ -1,0 +1,114 @@
+//! How a lock is waited for: woken by hints and by expiry, in line, with an end.
+
+use super::harness::{HOUR, Harness, PATIENCE, Spy, eventually, over_both};
+use std::{mem, time::Duration};
+use towerkeep::lock::{Guard, Locks};
+
+over_both! { towerkeep::Clock::system();
+    a_release_wakes_a_waiter,
+    a_waiter_without_hints_polls,
+    an_expiry_wakes_a_waiter,
+    a_wait_has_an_end,
+    those_who_wait_in_one_process_are_served_in_order_and_only_the_first_asks,
+    a_crowd_is_sent_away,
+    a_waiter_that_gives_up_leaves_no_lock_behind,
+}
+
+fn wait(locks: &Locks) -> tokio::task::JoinHandle<Guard> {
+    let acquire = locks.lock("a").ttl(HOUR).wait(PATIENCE);
+    tokio::spawn(async move { acquire.acquire().await.unwrap() })
+}
+
+/// The poll and the TTL are an hour away: only the hint can wake it.
+async fn a_release_wakes_a_waiter(harness: Harness) {
+    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&harness.backends[1]);
+    let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
+    eventually("it asks, subscribes, and asks again", || spy.acquires() == 2).await;
+    holder.release().await.unwrap();
+    waiter.await.unwrap().release().await.unwrap();
+    assert_eq!(spy.acquires(), 3, "the release wakes it once");
+}
+
+async fn a_waiter_without_hints_polls(harness: Harness) {
+    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&harness.backends[1]).deaf();
+    let waiter = wait(&Locks::new(spy.clone()).poll(Duration::from_millis(20)));
+    eventually("it polls", || spy.acquires() > 3).await;
+    holder.release().await.unwrap();
+    drop(waiter.await.unwrap());
+}
+
+/// The poll is an hour away, and nobody releases.
+async fn an_expiry_wakes_a_waiter(harness: Harness) {
+    let ttl = Duration::from_millis(100);
+    mem::forget(harness.locks()[0].lock("a").ttl(ttl).acquire().await.unwrap());
+    drop(wait(&harness.locks()[1]).await.unwrap());
+}
+
+async fn a_wait_has_an_end(harness: Harness) {
+    let [here, there] = harness.locks();
+    let holder = here.lock("a").ttl(HOUR).acquire().await.unwrap();
+    for _ in 0..2 {
+        let wait = Duration::from_millis(30);
+        let error = there.lock("a").wait(wait).acquire().await.unwrap_err();
+        assert!(error.is_timed_out() && !error.is_contended(), "{error}");
+        assert!(error.held_for().is_some_and(|left| left > HOUR / 2));
+    }
+    holder.release().await.unwrap();
+    drop(there.lock("a").wait(Duration::MAX).acquire().await.unwrap());
+}
+
+async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_asks(
+    harness: Harness,
+) {
+    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&harness.backends[1]);
+    let locks = Locks::new(spy.clone()).poll(HOUR);
+    let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+    let waiters = 8;
+    for waiter in 0..waiters {
+        let (acquire, order) = (locks.lock("a").ttl(HOUR).wait(PATIENCE), order.clone());
+        let mut acquire = Box::pin(acquire.acquire());
+        // Polled once here, so that they line up in the order of their numbers.
+        assert!(futures_util::poll!(&mut acquire).is_pending());
+        tokio::spawn(async move {
+            let guard = acquire.await.unwrap();
+            order.send(waiter).unwrap();
+            guard.release().await.unwrap();
+        });
+    }
+    eventually("the first asks, subscribes, and asks again", || spy.acquires() == 2).await;
+    holder.release().await.unwrap();
+    for waiter in 0..waiters {
+        assert_eq!(served.recv().await, Some(waiter));
+    }
+    // A release wakes the next one before or after its turn: once or twice for each.
+    assert!(spy.acquires() <= 2 + 3 * waiters, "{} questions", spy.acquires());
+}
+
+async fn a_crowd_is_sent_away(harness: Harness) {
+    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let locks = harness.locks()[1].clone().max_waiters(1);
+    let mut first = Box::pin(locks.lock("a").wait(PATIENCE).acquire());
+    assert!(futures_util::poll!(&mut first).is_pending());
+    let error = locks.lock("a").wait(PATIENCE).acquire().await.unwrap_err();
+    assert!(error.is_contended() && error.held_for().is_none(), "{error}");
+    let other = locks.lock("b").wait(PATIENCE).acquire().await;
+    assert!(other.is_ok(), "another lock has another line");
+    holder.release().await.unwrap();
+    drop(first.await.unwrap());
+}
+
+async fn a_waiter_that_gives_up_leaves_no_lock_behind(harness: Harness) {
+    let [here, there] = harness.locks();
+    let holder = here.lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&harness.backends[1]);
+    let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
+    eventually("it waits", || spy.acquires() == 2).await;
+    waiter.abort();
+    assert!(waiter.await.unwrap_err().is_cancelled());
+    holder.release().await.unwrap();
+    harness.settle().await;
+    drop(there.try_lock("a").acquire().await.unwrap());
+}
