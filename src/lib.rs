@@ -22,6 +22,8 @@ mod problem;
 pub mod pubsub;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
+#[cfg(feature = "session")]
+pub mod session;
 mod snapshot;
 mod store;
 mod tasks;

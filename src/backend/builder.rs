@@ -227,6 +227,14 @@ impl Builder {
         self.capacities.locks = locks;
         self
     }
+
+    /// About how many bytes the sessions in memory may take; beyond it, new ones are refused with
+    /// 503 and none is dropped. Default: 64 MiB.
+    #[cfg(feature = "session")]
+    pub fn max_session_bytes(mut self, bytes: usize) -> Self {
+        self.capacities.session_bytes = bytes;
+        self
+    }
 }
 
 #[cfg(test)]

@@ -4,14 +4,24 @@ use super::Backend;
 use crate::context::Context;
 #[cfg(feature = "lock")]
 use crate::lock::{self, Attempt, LockStore};
+#[cfg(feature = "lock")]
+use crate::pubsub::Subscription;
 #[cfg(feature = "rate-limit")]
 use crate::rate_limit::{self, Charge, RateLimitStore, Verdict};
 #[allow(unused_imports, reason = "a build without any middleware has no store")]
 use crate::store::StoreFuture;
+#[cfg(any(feature = "lock", feature = "session"))]
+use crate::tasks::Tasks;
 #[cfg(feature = "redis")]
 use crate::{connection::Connection, key::Keys};
-#[cfg(feature = "lock")]
-use crate::{pubsub::Subscription, tasks::Tasks};
+#[cfg(feature = "session")]
+use crate::{
+    marks::UserId,
+    session::{
+        self, Committed, Created, Delta, Destroyed, Limits, New, Record, Selector, SessionStore,
+        VerifierHash,
+    },
+};
 use std::sync::Arc;
 #[cfg(feature = "lock")]
 use std::time::Duration;
@@ -22,6 +32,8 @@ pub(super) struct Stores {
     rate_limit: Arc<dyn RateLimitStore>,
     #[cfg(feature = "lock")]
     lock: Arc<dyn LockStore>,
+    #[cfg(feature = "session")]
+    session: Arc<dyn SessionStore>,
 }
 
 /// How much each memory store holds.
@@ -31,6 +43,8 @@ pub(super) struct Capacities {
     pub(super) rate_limits: usize,
     #[cfg(feature = "lock")]
     pub(super) locks: usize,
+    #[cfg(feature = "session")]
+    pub(super) session_bytes: usize,
 }
 
 impl Default for Capacities {
@@ -40,6 +54,8 @@ impl Default for Capacities {
             rate_limits: rate_limit::DEFAULT_CAPACITY,
             #[cfg(feature = "lock")]
             locks: lock::DEFAULT_CAPACITY,
+            #[cfg(feature = "session")]
+            session_bytes: session::DEFAULT_CAPACITY,
         }
     }
 }
@@ -51,6 +67,8 @@ impl Stores {
             rate_limit: Arc::new(rate_limit::MemoryStore::new(context, capacities.rate_limits)),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::MemoryStore::new(context.clone(), capacities.locks)),
+            #[cfg(feature = "session")]
+            session: Arc::new(session::MemoryStore::new(context, capacities.session_bytes)),
         }
     }
 
@@ -68,6 +86,11 @@ impl Stores {
             lock: {
                 let (context, connection, keys, deadline) = given();
                 Arc::new(lock::RedisStore::new(context, connection, keys, deadline))
+            },
+            #[cfg(feature = "session")]
+            session: {
+                let (context, connection, keys, deadline) = given();
+                Arc::new(session::RedisStore::new(context, connection, keys, deadline))
             },
         }
     }
@@ -100,5 +123,39 @@ impl LockStore for Backend {
 
     fn tasks(&self) -> Tasks {
         self.inner.stores.lock.tasks()
+    }
+}
+
+#[cfg(feature = "session")]
+impl SessionStore for Backend {
+    fn load(&self, selector: &Selector) -> StoreFuture<Option<Record>> {
+        self.inner.stores.session.load(selector)
+    }
+
+    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+        self.inner.stores.session.create(selector, new, limits)
+    }
+
+    fn commit(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        delta: Delta,
+        limits: Limits,
+    ) -> StoreFuture<Committed> {
+        self.inner.stores.session.commit(selector, presented, delta, limits)
+    }
+
+    fn destroy(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        user: Option<&UserId>,
+    ) -> StoreFuture<Destroyed> {
+        self.inner.stores.session.destroy(selector, presented, user)
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.inner.stores.session.tasks()
     }
 }

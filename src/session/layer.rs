@@ -1,0 +1,276 @@
+//! The layer and its settings.
+
+use crate::{
+    flight::Flights,
+    problem,
+    session::{
+        cookie::{CookieSettings, SameSite},
+        error::Error,
+        service::SessionService,
+        state::Terms,
+        store::{Limits, SessionStore},
+    },
+};
+use bytes::Bytes;
+use http::Response;
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use tower_layer::Layer;
+
+/// The most fields a session may be allowed: all of them travel in one script call.
+const MOST_FIELDS: usize = 1_024;
+
+/// Gives each request a session, by a cookie.
+///
+/// Its methods change one setting each; all of them have a default that is safe in production. Two
+/// layers with different cookie names over one backend are two sessions.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SessionLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) terms: Terms,
+    pub(crate) cookie: CookieSettings,
+    pub(crate) on_store_error: OnStoreError,
+    pub(crate) save_on_server_error: bool,
+    pub(crate) deadline: Duration,
+    pub(crate) rejection: problem::Rejection<Error>,
+    /// The slides under way: one per session is enough.
+    pub(crate) slides: Flights<()>,
+}
+
+/// What happens to a request that wants its session while the store fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnStoreError {
+    /// It is answered with 503 and `Retry-After`, since nobody knows who asks.
+    #[default]
+    Reject,
+    /// It goes on as a visitor without a session, for sites that have something to show to anyone.
+    /// Nothing can be changed then: [`Session::set`](super::Session::set) and its like return an
+    /// error.
+    Anonymous,
+}
+
+impl SessionLayer {
+    /// Keeps sessions in this store: a [`Backend`](crate::Backend), usually.
+    pub fn new(store: impl SessionStore) -> Self {
+        let config = Config {
+            store: Arc::new(store),
+            terms: Terms {
+                idle: Duration::from_secs(2 * 60 * 60),
+                absolute: Some(Duration::from_secs(24 * 60 * 60)),
+                throttle: None,
+                limits: Limits::default(),
+                persistent: false,
+            },
+            cookie: CookieSettings::default(),
+            on_store_error: OnStoreError::default(),
+            save_on_server_error: false,
+            deadline: Duration::from_millis(250),
+            rejection: problem::Rejection::default(),
+            slides: Flights::default(),
+        };
+        Self { config: Arc::new(config) }
+    }
+
+    /// The cookie's name. Browsers accept a name that begins with `__Host-` only with `Secure`, with
+    /// `Path=/` and without a domain, so no other host, a subdomain included, can plant the cookie.
+    /// Default: `__Host-sid`.
+    ///
+    /// # Panics
+    ///
+    /// If a browser would refuse the cookie, as with any of the methods about the cookie.
+    pub fn cookie_name(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.cookie(|cookie| cookie.name = name.into())
+    }
+
+    /// The path under which browsers send the cookie. It is no protection: every page of the host
+    /// can get at it. Default: `/`.
+    ///
+    /// # Panics
+    ///
+    /// If the cookie is still named `__Host-…`: give it another [name](SessionLayer::cookie_name)
+    /// first.
+    pub fn cookie_path(self, path: impl Into<Cow<'static, str>>) -> Self {
+        self.cookie(|cookie| cookie.path = path.into())
+    }
+
+    /// The domain that shares the cookie with all of its subdomains, each of which can then plant
+    /// one. Default: none, only the host itself.
+    ///
+    /// # Panics
+    ///
+    /// If the cookie is still named `__Host-…`: give it another [name](SessionLayer::cookie_name)
+    /// first.
+    pub fn cookie_domain(self, domain: impl Into<Cow<'static, str>>) -> Self {
+        self.cookie(|cookie| cookie.domain = Some(domain.into()))
+    }
+
+    /// Which requests of other sites carry the cookie. Default: [`SameSite::Lax`].
+    pub fn same_site(self, same_site: SameSite) -> Self {
+        self.cookie(|cookie| cookie.same_site = same_site)
+    }
+
+    /// How long browsers keep the cookie, for sessions that outlive a restart of the browser. It is
+    /// sent again whenever the session slides. Default: none, the cookie goes with the browser.
+    ///
+    /// It should not be shorter than the [idle timeout](SessionLayer::idle_timeout).
+    pub fn max_age(self, max_age: Duration) -> Self {
+        self.cookie(|cookie| cookie.max_age = Some(max_age))
+            .with(|config| config.terms.persistent = true)
+    }
+
+    /// **Dangerous:** sends the cookie without `Secure` and takes `__Host-` or `__Secure-` off its
+    /// name, so that it works over plain HTTP. Anyone on the way can then read the cookie and take
+    /// the session over. For development on a host other than `localhost`, which browsers trust as
+    /// it is. Default: off.
+    pub fn insecure_plain_http(self) -> Self {
+        self.cookie(CookieSettings::allow_plain_http)
+    }
+
+    /// **Dangerous:** sends the cookie without `HttpOnly`, so that scripts in the page can read it,
+    /// and so can a script that was injected. Default: off.
+    pub fn insecure_script_access(self) -> Self {
+        self.cookie(|cookie| cookie.http_only = false)
+    }
+
+    /// How long a session lives without a request. Default: 2 h.
+    ///
+    /// It is kept in each session, so a change holds for new sessions and logins.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "an idle timeout of zero ends every session at once");
+        self.with(|config| config.terms.idle = timeout)
+    }
+
+    /// How long a session lives however busy it is, counted from its creation or the last login;
+    /// `None` for ever. Default: 24 h.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero.
+    pub fn absolute_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        assert!(
+            timeout.is_none_or(|timeout| !timeout.is_zero()),
+            "an absolute timeout of zero ends every session at once; `None` is for ever"
+        );
+        self.with(|config| config.terms.absolute = timeout)
+    }
+
+    /// How much of the idle timeout must be used up before a request that only reads restarts it.
+    /// Default: a twentieth of the idle timeout, at most 60 s.
+    pub fn slide_throttle(self, throttle: Duration) -> Self {
+        self.with(|config| config.terms.throttle = Some(throttle))
+    }
+
+    /// How many fields a session may have. Default: 64.
+    ///
+    /// # Panics
+    ///
+    /// If it is more than 1,024.
+    pub fn max_fields(self, fields: usize) -> Self {
+        assert!(fields <= MOST_FIELDS, "a session has at most {MOST_FIELDS} fields, not {fields}");
+        self.with(|config| config.terms.limits.fields = fields)
+    }
+
+    /// How many bytes the names and values of a session may have together. Default: 65,536.
+    pub fn max_bytes(self, bytes: usize) -> Self {
+        self.with(|config| config.terms.limits.bytes = bytes)
+    }
+
+    /// What happens to a request that wants its session while the store fails. Default:
+    /// [`OnStoreError::Reject`]. A session that cannot be saved is answered with 503 in any case.
+    pub fn on_store_error(self, policy: OnStoreError) -> Self {
+        self.with(|config| config.on_store_error = policy)
+    }
+
+    /// Whether a response of status 5xx saves what the handler changed. Default: `false`, since a
+    /// handler that failed half-way leaves half of its changes.
+    pub fn save_on_server_error(self, save: bool) -> Self {
+        self.with(|config| config.save_on_server_error = save)
+    }
+
+    /// How long a request waits for each call to the store. Default: 250 ms. A request that reads
+    /// and writes waits at most twice that; one with two cookies of the session's name, three times.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|config| config.deadline = deadline)
+    }
+
+    /// How a request is answered whose session cannot be read or saved. The [`Error`] is put into
+    /// the response's extensions in any case. Default: `application/problem+json` (RFC 9457) with
+    /// the error's [status](Error::status), and `Retry-After` on a 503.
+    pub fn rejection<T: Into<Bytes>>(
+        self,
+        render: impl Fn(&Error) -> Response<T> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.rejection = problem::Rejection::new(render))
+    }
+
+    fn cookie(self, change: impl FnOnce(&mut CookieSettings)) -> Self {
+        self.with(|config| {
+            change(&mut config.cookie);
+            config.cookie.check();
+        })
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl<S> Layer<S> for SessionLayer {
+    type Service = SessionService<S>;
+
+    fn layer(&self, inner: S) -> SessionService<S> {
+        SessionService::new(inner, self.config.clone())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("terms", &self.terms)
+            .field("cookie", &self.cookie)
+            .field("on_store_error", &self.on_store_error)
+            .field("save_on_server_error", &self.save_on_server_error)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::memory::MemoryStore;
+
+    fn layer() -> SessionLayer {
+        SessionLayer::new(MemoryStore::default())
+    }
+
+    #[test]
+    fn a_domain_is_taken_once_the_name_allows_it() {
+        let layer = layer().cookie_name("__Secure-sid").cookie_domain("example.com");
+        assert_eq!(layer.config.cookie.domain.as_deref(), Some("example.com"));
+    }
+
+    #[test]
+    #[should_panic(expected = "cookie_name")]
+    fn a_domain_under_the_host_prefix_is_refused_when_it_is_set() {
+        let _ = layer().cookie_domain("example.com");
+    }
+
+    #[test]
+    #[should_panic(expected = "Secure")]
+    fn a_name_that_needs_tls_is_refused_over_plain_http() {
+        let _ = layer().insecure_plain_http().cookie_name("__Secure-sid");
+    }
+}

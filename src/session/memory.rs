@@ -1,0 +1,201 @@
+//! Sessions in the memory of this process.
+
+use crate::{
+    context::Context,
+    expiring::{ENTRY_OVERHEAD, Entry, Expiring, WhenFull},
+    marks::UserId,
+    session::{
+        policy::{self, Refusal, Stored, Write},
+        store::{Committed, Created, Delta, Destroyed, Limits, New, Record, SessionStore},
+        token::{Selector, VerifierHash},
+    },
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// Bytes that sessions take at most if nobody says otherwise: 64 MiB.
+pub(crate) const DEFAULT_CAPACITY: usize = 64 * 1024 * 1024;
+
+/// Weight of a field beside its name and value.
+const FIELD_OVERHEAD: usize = 64;
+
+/// Keeps sessions in this process: the same rules as in Redis, for development, tests and
+/// single-process applications.
+///
+/// It holds at most 64 MiB (the default) and never drops a live session: one more is refused with
+/// [`StoreError::is_full`], which the layer answers with 503. A cheap clone; clones share the
+/// sessions.
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Inner>);
+
+struct Inner {
+    sessions: Expiring<Stored>,
+    tasks: Tasks,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(&Context::default(), DEFAULT_CAPACITY)
+    }
+}
+
+impl MemoryStore {
+    /// At most about `capacity` bytes.
+    pub(crate) fn new(context: &Context, capacity: usize) -> Self {
+        let when_full = WhenFull::Refuse { what: "session" };
+        let sessions = Expiring::new(context.clock.clone(), capacity, when_full);
+        Self(Arc::new(Inner { sessions, tasks: context.tasks.clone() }))
+    }
+
+    fn with<R>(&self, selector: &Selector, step: impl FnOnce(&mut Entry<'_, Stored>) -> R) -> R {
+        self.0.sessions.with(&selector.to_string(), step)
+    }
+}
+
+impl SessionStore for MemoryStore {
+    fn load(&self, selector: &Selector) -> StoreFuture<Option<Record>> {
+        StoreFuture::ready(Ok(self.with(selector, |entry| {
+            let (now_ms, ttl_us) = (entry.now_ms(), entry.ttl_us()?);
+            entry.get().map(|stored| record(stored, ttl_us, now_ms))
+        })))
+    }
+
+    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+        StoreFuture::ready(self.with(selector, |entry| {
+            if entry.get().is_some() {
+                return Ok(Created::Taken);
+            }
+            match policy::create(new, limits, entry.now_ms()) {
+                Ok((stored, ttl_ms)) => {
+                    put(entry, stored, ttl_ms)?;
+                    Ok(Created::Done { ttl: Duration::from_millis(ttl_ms) })
+                }
+                Err(limit) => Ok(Created::TooLarge(limit)),
+            }
+        }))
+    }
+
+    fn commit(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        delta: Delta,
+        limits: Limits,
+    ) -> StoreFuture<Committed> {
+        StoreFuture::ready(self.with(selector, |entry| {
+            let now_ms = entry.now_ms();
+            let Some(stored) = entry.get() else { return Ok(Committed::Gone) };
+            match policy::commit(stored, presented, &delta, limits, now_ms) {
+                Ok(Write { stored, ttl_ms, sums }) => {
+                    put(entry, stored, ttl_ms)?;
+                    Ok(Committed::Done { ttl: Duration::from_millis(ttl_ms), sums })
+                }
+                Err(Refusal::Gone) => Ok(Committed::Gone),
+                Err(Refusal::OtherUser) => Ok(Committed::OtherUser),
+                Err(Refusal::NotAnInteger(field)) => Ok(Committed::NotAnInteger(field)),
+                Err(Refusal::TooLarge(limit)) => Ok(Committed::TooLarge(limit)),
+            }
+        }))
+    }
+
+    fn destroy(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        user: Option<&UserId>,
+    ) -> StoreFuture<Destroyed> {
+        StoreFuture::ready(Ok(self.with(selector, |entry| {
+            match entry.get() {
+                Some(stored) if policy::may_destroy(stored, presented, user) => {}
+                _ => return Destroyed::Nothing,
+            }
+            let user = entry.remove().and_then(|stored| stored.user);
+            Destroyed::Done { user }
+        })))
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.0.tasks.clone()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryStore").field(&self.0.sessions).finish()
+    }
+}
+
+fn record(stored: &Stored, ttl_us: u64, now_ms: u64) -> Record {
+    let longest_ms = policy::ttl_ms(stored.idle_ms, stored.deadline_ms, now_ms);
+    let mut record =
+        Record::new(stored.verifier, Duration::from_millis(stored.idle_ms), stored.fields.clone());
+    record.user = stored.user.clone();
+    record.created = Duration::from_millis(stored.created_ms);
+    record.ttl = Some(Duration::from_millis(ttl_us.div_ceil(1_000)));
+    record.longest_ttl = Duration::from_millis(longest_ms);
+    record
+}
+
+/// An entry that grows may find no room; the old one stays then.
+fn put(entry: &mut Entry<'_, Stored>, stored: Stored, ttl_ms: u64) -> Result<(), StoreError> {
+    let weight = ENTRY_OVERHEAD
+        + size_of::<Stored>()
+        + stored.bytes
+        + stored.fields.len() * FIELD_OVERHEAD
+        + stored.user.as_ref().map_or(0, |user| user.as_str().len());
+    let expires_us = entry.now_us() + ttl_ms * 1_000;
+    entry.insert(stored, expires_us, weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        session::{store::Change, token::Token},
+    };
+
+    fn store(capacity: usize) -> (Clock, MemoryStore) {
+        let clock = Clock::manual();
+        let context = Context { clock: clock.clone(), ..Context::default() };
+        (clock, MemoryStore::new(&context, capacity))
+    }
+
+    async fn create(store: &MemoryStore, token: &Token) -> Result<Created, StoreError> {
+        let new = New::new(token.hash(), Duration::from_secs(60));
+        store.create(&token.selector(), new, Limits::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_full_store_refuses_the_new_session_and_keeps_the_old_ones() {
+        let (clock, store) = store(1_000);
+        let mut held = Vec::new();
+        let error = loop {
+            let token = Token::random();
+            match create(&store, &token).await {
+                Ok(_) => held.push(token),
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_full(), "{error}");
+        for token in &held {
+            assert!(store.load(&token.selector()).await.unwrap().is_some());
+        }
+        clock.advance(Duration::from_secs(61));
+        create(&store, &Token::random()).await.expect("expired sessions make room");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_finds_no_room_changes_nothing() {
+        let (_, store) = store(1_000);
+        let token = Token::random();
+        create(&store, &token).await.unwrap();
+        let mut delta = Delta::default();
+        delta.changes.insert("a".into(), Change::Set(vec![b'1'; 2_000].into()));
+        let commit = store.commit(&token.selector(), &token.hash(), delta, Limits::default());
+        assert!(commit.await.unwrap_err().is_full());
+        let record = store.load(&token.selector()).await.unwrap().unwrap();
+        assert!(record.fields.is_empty());
+    }
+}
