@@ -21,6 +21,8 @@
 
 mod builder;
 mod health;
+#[cfg(feature = "idempotency")]
+mod idempotency;
 #[cfg(feature = "lock")]
 mod lock;
 #[cfg(feature = "rate-limit")]

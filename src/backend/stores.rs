@@ -1,6 +1,8 @@
 //! The stores of a backend: one for each middleware that is compiled in.
 
 use crate::context::Context;
+#[cfg(feature = "idempotency")]
+use crate::idempotency::{self, IdempotencyStore};
 #[cfg(feature = "lock")]
 use crate::lock::{self, LockStore};
 #[cfg(feature = "rate-limit")]
@@ -17,6 +19,8 @@ pub(super) struct Stores {
     pub(super) session: Arc<dyn SessionStore>,
     #[cfg(feature = "rate-limit")]
     pub(super) rate_limit: Arc<dyn RateLimitStore>,
+    #[cfg(feature = "idempotency")]
+    pub(super) idempotency: Arc<dyn IdempotencyStore>,
     #[cfg(feature = "lock")]
     pub(super) lock: Arc<dyn LockStore>,
 }
@@ -28,6 +32,8 @@ pub(super) struct Capacities {
     pub(super) session_bytes: usize,
     #[cfg(feature = "rate-limit")]
     pub(super) rate_limits: usize,
+    #[cfg(feature = "idempotency")]
+    pub(super) idempotency_bytes: usize,
     #[cfg(feature = "lock")]
     pub(super) locks: usize,
 }
@@ -39,6 +45,8 @@ impl Default for Capacities {
             session_bytes: session::DEFAULT_CAPACITY,
             #[cfg(feature = "rate-limit")]
             rate_limits: rate_limit::DEFAULT_CAPACITY,
+            #[cfg(feature = "idempotency")]
+            idempotency_bytes: idempotency::DEFAULT_CAPACITY,
             #[cfg(feature = "lock")]
             locks: lock::DEFAULT_CAPACITY,
         }
@@ -52,6 +60,11 @@ impl Stores {
             session: Arc::new(session::MemoryStore::new(context, capacities.session_bytes)),
             #[cfg(feature = "rate-limit")]
             rate_limit: Arc::new(rate_limit::MemoryStore::new(context, capacities.rate_limits)),
+            #[cfg(feature = "idempotency")]
+            idempotency: Arc::new(idempotency::MemoryStore::new(
+                context,
+                capacities.idempotency_bytes,
+            )),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::MemoryStore::new(context, capacities.locks)),
         }
@@ -71,6 +84,11 @@ impl Stores {
             rate_limit: {
                 let (context, connection, keys, deadline) = given();
                 Arc::new(rate_limit::RedisStore::new(context, connection, keys, deadline))
+            },
+            #[cfg(feature = "idempotency")]
+            idempotency: {
+                let (context, connection, keys, deadline) = given();
+                Arc::new(idempotency::RedisStore::new(context, connection, keys, deadline))
             },
             #[cfg(feature = "lock")]
             lock: {

@@ -14,8 +14,8 @@ use crate::{
 use bytes::Bytes;
 use std::{fmt, sync::Arc};
 
-/// Bytes of records that [`MemoryStore::default`] holds.
-const DEFAULT_CAPACITY: usize = 64 << 20;
+/// Bytes of records that a store holds if nothing else is said.
+pub(crate) const DEFAULT_CAPACITY: usize = 64 << 20;
 
 /// How many fences are remembered beyond their records. Losing one is harmless while the clock
 /// moves on.
@@ -40,13 +40,13 @@ struct Inner {
 
 impl MemoryStore {
     /// At most `capacity` bytes of records.
-    pub(crate) fn new(context: Context, capacity: usize) -> Self {
+    pub(crate) fn new(context: &Context, capacity: usize) -> Self {
         let refuse = WhenFull::Refuse { what: "idempotency key" };
         let oldest = WhenFull::EvictSoonestToExpire { may_evict: |_| true };
         Self(Arc::new(Inner {
             records: Expiring::new(context.clock.clone(), capacity, refuse),
             fences: Expiring::new(context.clock.clone(), FENCES, oldest),
-            context,
+            context: context.clone(),
         }))
     }
 
@@ -174,7 +174,7 @@ fn put(
 impl Default for MemoryStore {
     /// At most 64 MiB of records, by the system's clock.
     fn default() -> Self {
-        Self::new(Context::default(), DEFAULT_CAPACITY)
+        Self::new(&Context::default(), DEFAULT_CAPACITY)
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
 
     fn store(capacity: usize) -> (Clock, MemoryStore) {
         let context = Context { clock: Clock::manual(), ..Context::default() };
-        (context.clock.clone(), MemoryStore::new(context, capacity))
+        (context.clock.clone(), MemoryStore::new(&context, capacity))
     }
 
     fn terms() -> Terms {
