@@ -10,7 +10,7 @@
 //! | [`SESSION_TOTAL`] | `outcome` | `created`, `modified`, `touched`, `destroyed`, `gone` |
 //! | [`CACHE_TOTAL`] | `outcome` | `hit`, `miss`, `collapsed`, `stored`, `bypass`, `refused` |
 //! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
-//! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `completed`, `abandoned`, `lost` |
+//! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `orphan`, `tombstone`, `completed`, `abandoned`, `lost` |
 //! | [`LOCK_TOTAL`] | `outcome` | `acquired`, `contended`, `timed_out`, `released`, `lost` |
 //! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by [`StoreError::reason`] |
 //!

@@ -220,6 +220,14 @@ impl Builder {
         self
     }
 
+    /// How many bytes of idempotency records are kept in memory, their stored responses included;
+    /// beyond it, a new key is refused ([`StoreError::is_full`]), and none is evicted. Default: 64 MiB.
+    #[cfg(feature = "idempotency")]
+    pub fn max_idempotency_bytes(mut self, bytes: usize) -> Self {
+        self.capacities.idempotency_bytes = bytes;
+        self
+    }
+
     /// How many locks are held in memory at a time; beyond it, a new one is refused
     /// ([`StoreError::is_full`]). Default: 100,000.
     #[cfg(feature = "lock")]
@@ -233,14 +241,6 @@ impl Builder {
     #[cfg(feature = "session")]
     pub fn max_session_bytes(mut self, bytes: usize) -> Self {
         self.capacities.session_bytes = bytes;
-        self
-    }
-
-    /// About how many bytes the idempotency records in memory may take; beyond it, requests with a new
-    /// key are refused with 503 and no record is dropped. Default: 64 MiB.
-    #[cfg(feature = "idempotency")]
-    pub fn max_idempotency_bytes(mut self, bytes: usize) -> Self {
-        self.capacities.idempotency_bytes = bytes;
         self
     }
 }

@@ -78,7 +78,7 @@ where
             let handle = Idempotent::new(key, claim.id().into(), fence, attempt, lease.watch());
             parts.extensions.insert(handle.clone());
             let request = Request::from_parts(parts, RequestBody::buffered(data, trailers));
-            let tasks = config.store.tasks();
+            let tasks = config.tasks.clone();
             let this = Run { config, claim, lease, handle };
             Verdict::Run(Detached::new(|head| tasks.spawn(run(this, inner, request, head))))
         }
@@ -166,7 +166,7 @@ async fn begin(
     claim: &Claim,
     fingerprint: &Fingerprint,
 ) -> Result<(Begun, Lease), Rejection> {
-    let mut lease = claim::lease(&config.store, claim, config.terms);
+    let mut lease = claim::lease(config, claim);
     let begun = config.store.begin(claim, fingerprint, config.terms).await;
     if !matches!(&begun, Ok(Begun::Acquired { .. }))
         && !begun.as_ref().is_err_and(StoreError::is_timeout)

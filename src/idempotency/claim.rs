@@ -1,7 +1,10 @@
 //! A record that is held: its lease, as the ground floor's renewal sees it.
 
 use crate::{
-    idempotency::store::{Claim, IdempotencyStore, Terms},
+    idempotency::{
+        layer::Config,
+        store::{Claim, IdempotencyStore, Terms},
+    },
     lease::{Lease, LeaseOps},
     store::StoreFuture,
 };
@@ -9,9 +12,10 @@ use std::{sync::Arc, time::Instant};
 
 /// The lease on the record of a claim that is about to begin. Dropped, it abandons the record, so a
 /// caller that vanishes while `begin` is on its way leaves nothing behind.
-pub(crate) fn lease(store: &Arc<dyn IdempotencyStore>, claim: &Claim, terms: Terms) -> Lease {
-    let held = Held { store: store.clone(), claim: claim.clone(), terms };
-    Lease::new(Arc::new(held), "idempotency", Instant::now(), terms.lease, store.tasks())
+pub(crate) fn lease(config: &Config, claim: &Claim) -> Lease {
+    let Config { store, tasks, terms, .. } = config;
+    let held = Held { store: store.clone(), claim: claim.clone(), terms: *terms };
+    Lease::new(Arc::new(held), "idempotency", Instant::now(), terms.lease, tasks.clone())
 }
 
 struct Held {

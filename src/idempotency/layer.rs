@@ -8,6 +8,7 @@ use crate::{
     },
     marks::UserId,
     problem,
+    tasks::Tasks,
 };
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
@@ -17,6 +18,12 @@ use tower_layer::Layer;
 
 /// Shortest lease: below it the renewals would do nothing but follow each other.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
+
+/// Longest lease: it is how long a crash blocks a key.
+const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3_600);
+
+/// Longest wait for another request.
+const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
 
 /// Runs the handler of a request once for each idempotency key. See the [module](crate::idempotency).
 ///
@@ -30,6 +37,7 @@ pub struct IdempotencyLayer {
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) store: Arc<dyn IdempotencyStore>,
+    pub(crate) tasks: Tasks,
     pub(crate) scope: Scope,
     pub(crate) methods: Vec<Method>,
     pub(crate) required: Vec<Method>,
@@ -61,7 +69,7 @@ pub enum InFlight {
     Conflict,
     /// It waits for the other's answer and gets the same. After `max`, 409 with `Retry-After`.
     Wait {
-        /// The longest wait.
+        /// The longest wait; more than an hour is an hour.
         max: Duration,
     },
 }
@@ -73,6 +81,7 @@ impl IdempotencyLayer {
     /// answered with 403. See [`scope`](IdempotencyLayer::scope).
     pub fn new(store: impl IdempotencyStore) -> Self {
         let config = Config {
+            tasks: store.tasks(),
             store: Arc::new(store),
             scope: Scope::User,
             methods: vec![Method::POST, Method::PATCH],
@@ -88,6 +97,13 @@ impl IdempotencyLayer {
             rejection: problem::Rejection::default(),
         };
         Self { config: Arc::new(config) }
+    }
+
+    /// The handlers that run, which outlive their clients. `Backend::shutdown` waits for them; with a
+    /// store of your own, [drain](Tasks::drain) them before the process ends.
+    #[must_use]
+    pub fn tasks(&self) -> Tasks {
+        self.config.tasks.clone()
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -146,6 +162,10 @@ impl IdempotencyLayer {
 
     /// What a request gets whose key is in use. Default: [`InFlight::Conflict`].
     pub fn in_flight(self, in_flight: InFlight) -> Self {
+        let in_flight = match in_flight {
+            InFlight::Wait { max } => InFlight::Wait { max: max.min(LONGEST_WAIT) },
+            InFlight::Conflict => InFlight::Conflict,
+        };
         self.with(|config| config.in_flight = in_flight)
     }
 
@@ -157,9 +177,10 @@ impl IdempotencyLayer {
     }
 
     /// How long after its server has vanished a request stays in flight. It is renewed at every
-    /// third while the handler runs, however long that takes. At least 10 ms. Default: 30 s.
+    /// third while the handler runs, however long that takes. From 10 ms to 24 h; what is beyond is
+    /// cut. Default: 30 s.
     pub fn lease(self, lease: Duration) -> Self {
-        self.with(|config| config.terms.lease = lease.max(SHORTEST_LEASE))
+        self.with(|config| config.terms.lease = lease.clamp(SHORTEST_LEASE, LONGEST_LEASE))
     }
 
     /// How long an outcome is replayed. A record that has no outcome is kept as long, too, for the

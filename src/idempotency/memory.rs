@@ -14,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use std::{fmt, sync::Arc};
 
-/// Bytes of records that [`MemoryStore::default`] holds.
+/// Bytes of records that a store holds if nothing else is said.
 pub(crate) const DEFAULT_CAPACITY: usize = 64 << 20;
 
 /// How many fences are remembered beyond their records. Losing one is harmless while the clock

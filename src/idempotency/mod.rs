@@ -21,7 +21,7 @@ mod sfv;
 mod store;
 mod stored;
 
-pub(crate) use self::memory::DEFAULT_CAPACITY;
+pub(crate) use crate::idempotency::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use crate::idempotency::redis::RedisStore;
 pub use crate::idempotency::{

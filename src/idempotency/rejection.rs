@@ -60,8 +60,10 @@ pub enum Rejection {
     NotGuarded,
 }
 
-impl Problem for Rejection {
-    fn status(&self) -> StatusCode {
+impl Rejection {
+    /// The status of the default answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::KeyMissing | Self::KeyMalformed(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::ScopeMissing => StatusCode::FORBIDDEN,
@@ -74,6 +76,37 @@ impl Problem for Rejection {
             | Self::Unreadable => StatusCode::CONFLICT,
             Self::Unavailable | Self::TimeLimit { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotGuarded => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The address of the documentation of a rejection, by which programs tell one 409 from another.
+macro_rules! documented {
+    ($variant:literal) => {
+        concat!(
+            "https://docs.rs/towerkeep/latest/towerkeep/idempotency/enum.Rejection.html#variant.",
+            $variant
+        )
+    };
+}
+
+impl Problem for Rejection {
+    fn status(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn type_uri(&self) -> &'static str {
+        match self {
+            Self::KeyMissing => documented!("KeyMissing"),
+            Self::KeyMalformed(_) => documented!("KeyMalformed"),
+            Self::ScopeMissing => documented!("ScopeMissing"),
+            Self::Mismatch => documented!("Mismatch"),
+            Self::InFlight { .. } => documented!("InFlight"),
+            Self::Orphan { .. } => documented!("Orphan"),
+            Self::Tombstone { .. } => documented!("Tombstone"),
+            Self::Unreadable => documented!("Unreadable"),
+            Self::TimeLimit { .. } => documented!("TimeLimit"),
+            _ => "about:blank",
         }
     }
 
