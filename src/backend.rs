@@ -20,6 +20,8 @@
 //! A backend lives on the tokio runtime that made it; make one per runtime.
 
 mod builder;
+#[cfg(feature = "cache")]
+mod cache;
 mod health;
 #[cfg(feature = "idempotency")]
 mod idempotency;

@@ -263,6 +263,11 @@ impl<E> PipeSender<E> {
         self.items.send(Item::Frame(frame)).is_ok()
     }
 
+    /// Ends when the reader has left.
+    pub(crate) async fn closed(&self) {
+        self.items.closed().await;
+    }
+
     /// Says that the body was read to its end. A sender dropped without it is a broken body.
     pub(crate) fn end(self) {
         let _ = self.items.send(Item::End);

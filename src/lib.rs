@@ -6,6 +6,8 @@
 
 pub mod backend;
 mod body;
+#[cfg(feature = "cache")]
+pub mod cache;
 mod clock;
 #[cfg(feature = "redis")]
 pub mod connection;

@@ -212,6 +212,14 @@ impl Builder {
 
 /// The bounds of the memory.
 impl Builder {
+    /// About how many bytes the cached responses in memory may take; beyond it, those used least
+    /// recently are forgotten. Default: 64 MiB.
+    #[cfg(feature = "cache")]
+    pub fn max_cache_bytes(mut self, bytes: usize) -> Self {
+        self.capacities.cache_bytes = bytes;
+        self
+    }
+
     /// How many counts the rate limits keep in memory; beyond it, those nearest to empty are
     /// forgotten. Default: 262,144.
     #[cfg(feature = "rate-limit")]

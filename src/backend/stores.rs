@@ -1,5 +1,7 @@
 //! The stores of a backend: one for each middleware that is compiled in.
 
+#[cfg(feature = "cache")]
+use crate::cache::{self, CacheStore};
 use crate::context::Context;
 #[cfg(feature = "idempotency")]
 use crate::idempotency::{self, IdempotencyStore};
@@ -21,6 +23,8 @@ pub(super) struct Stores {
     pub(super) rate_limit: Arc<dyn RateLimitStore>,
     #[cfg(feature = "idempotency")]
     pub(super) idempotency: Arc<dyn IdempotencyStore>,
+    #[cfg(feature = "cache")]
+    pub(super) cache: Arc<dyn CacheStore>,
     #[cfg(feature = "lock")]
     pub(super) lock: Arc<dyn LockStore>,
 }
@@ -34,6 +38,8 @@ pub(super) struct Capacities {
     pub(super) rate_limits: usize,
     #[cfg(feature = "idempotency")]
     pub(super) idempotency_bytes: usize,
+    #[cfg(feature = "cache")]
+    pub(super) cache_bytes: usize,
     #[cfg(feature = "lock")]
     pub(super) locks: usize,
 }
@@ -47,6 +53,8 @@ impl Default for Capacities {
             rate_limits: rate_limit::DEFAULT_CAPACITY,
             #[cfg(feature = "idempotency")]
             idempotency_bytes: idempotency::DEFAULT_CAPACITY,
+            #[cfg(feature = "cache")]
+            cache_bytes: cache::DEFAULT_CAPACITY,
             #[cfg(feature = "lock")]
             locks: lock::DEFAULT_CAPACITY,
         }
@@ -65,6 +73,8 @@ impl Stores {
                 context,
                 capacities.idempotency_bytes,
             )),
+            #[cfg(feature = "cache")]
+            cache: Arc::new(cache::MemoryStore::new(context, capacities.cache_bytes)),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::MemoryStore::new(context, capacities.locks)),
         }
@@ -89,6 +99,11 @@ impl Stores {
             idempotency: {
                 let (context, connection, keys, deadline) = given();
                 Arc::new(idempotency::RedisStore::new(context, connection, keys, deadline))
+            },
+            #[cfg(feature = "cache")]
+            cache: {
+                let (context, connection, keys, deadline) = given();
+                Arc::new(cache::RedisStore::new(context, connection, keys, deadline))
             },
             #[cfg(feature = "lock")]
             lock: {

@@ -1,0 +1,135 @@
+//! The layer and its settings.
+
+use crate::{
+    cache::{
+        contend::Outcome, handle::CacheHandle, key::CacheKey, policy::Policy, service::Cache,
+        store::CacheStore,
+    },
+    flight::Flights,
+    tasks::Tasks,
+};
+use std::{fmt, sync::Arc, time::Duration};
+use tower_layer::Layer;
+
+/// A shorter lease would be lost by any hiccup of the network.
+const MIN_LEASE: Duration = Duration::from_millis(100);
+
+/// Stores responses of the service inside it, and answers from the store.
+///
+/// A cheap clone. All services that it makes share its flights, so one layer serves all routes of a
+/// router.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CacheLayer {
+    shared: Arc<Shared>,
+}
+
+/// What all requests share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn CacheStore>,
+    pub(crate) tasks: Tasks,
+    pub(crate) flights: Flights<Outcome>,
+    pub(crate) policy: Policy,
+    pub(crate) key: CacheKey,
+    pub(crate) body_limit: usize,
+    pub(crate) lease: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) fill_timeout: Duration,
+    pub(crate) deadline: Duration,
+}
+
+impl CacheLayer {
+    /// A cache with the defaults over a [`Backend`](crate::Backend) or another store.
+    pub fn new(store: impl CacheStore) -> Self {
+        let shared = Shared {
+            tasks: store.tasks(),
+            store: Arc::new(store),
+            flights: Flights::default(),
+            policy: Policy::default(),
+            key: CacheKey::default(),
+            body_limit: 1 << 20,
+            lease: Duration::from_secs(10),
+            wait: Duration::from_secs(15),
+            fill_timeout: Duration::from_secs(60),
+            deadline: Duration::from_millis(100),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Which responses are stored, and for how long. Default: [`Policy::application`].
+    pub fn policy(self, policy: Policy) -> Self {
+        self.with(|shared| shared.policy = policy)
+    }
+
+    /// What makes two requests the same. Default: scheme, host, path and query.
+    pub fn key(self, key: CacheKey) -> Self {
+        self.with(|shared| shared.key = key)
+    }
+
+    /// The longest body that is stored, in bytes. A longer one passes through, and nobody waits for
+    /// it. While a response is being stored, up to as much of it is held for a client that reads
+    /// slowly. Default: 1 MiB.
+    pub fn body_limit(self, bytes: usize) -> Self {
+        self.with(|shared| shared.body_limit = bytes)
+    }
+
+    /// How long the right to make a response is held without a sign of life. It is renewed at a third
+    /// of that while the handler runs, so this bounds what a crash costs, not how long a handler may
+    /// take. At least 100 ms. Default: 10 s.
+    pub fn lease(self, length: Duration) -> Self {
+        self.with(|shared| shared.lease = length.max(MIN_LEASE))
+    }
+
+    /// How long a request waits for a response that another makes. Then it runs the handler itself,
+    /// and its response is not stored. Longer than the lease, a crash ends in a takeover; shorter, in
+    /// a stampede. Default: 15 s.
+    pub fn wait(self, limit: Duration) -> Self {
+        self.with(|shared| shared.wait = limit)
+    }
+
+    /// How long a response may take to be made and read before others stop to count on it. After
+    /// that it is not stored any more, and ends when its client leaves. Default: 60 s.
+    pub fn fill_timeout(self, limit: Duration) -> Self {
+        self.with(|shared| shared.fill_timeout = limit)
+    }
+
+    /// How long a request waits for the store to look a response up. Default: 100 ms.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.with(|shared| shared.deadline = deadline)
+    }
+
+    /// A handle for purges.
+    #[must_use]
+    pub fn handle(&self) -> CacheHandle {
+        CacheHandle::new(self.shared.store.clone())
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        change(Arc::make_mut(&mut self.shared));
+        self
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = Cache<S>;
+
+    fn layer(&self, inner: S) -> Cache<S> {
+        Cache::new(inner, self.shared.clone())
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("policy", &self.policy)
+            .field("key", &self.key)
+            .field("body_limit", &self.body_limit)
+            .field("lease", &self.lease)
+            .field("wait", &self.wait)
+            .field("fill_timeout", &self.fill_timeout)
+            .field("deadline", &self.deadline)
+            .field("flights", &self.flights)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! Cached responses in Redis: native commands for a hit, scripts for everything that decides.
+//!
+//! | key | is |
+//! | --- | --- |
+//! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` the response, `x` when the key expires |
+//! | `<prefix>:cache-lease:{<hash>}` | a hash: `<lane>:<variant>` who makes it |
+//! | `<prefix>:cache-hint:{<hash>}` | a channel: a lease has ended |
+//!
+//! Leases lie in a key of their own, under a name that does not begin with `<prefix>:cache:`, so that
+//! whoever tracks the entries by that prefix does not hear of every lease.
+
+use crate::{
+    cache::{
+        record::{Meta, ms},
+        store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
+        stored::StoredResponse,
+    },
+    connection::{Connection, Script, parse},
+    context::Context,
+    key::Keys,
+    pubsub::Subscription,
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+};
+use bytes::Bytes;
+use redis::Value;
+use std::{sync::Arc, time::Duration};
+
+macro_rules! script {
+    ($file:literal) => {
+        Script::new(concat!(
+            include_str!("../connection/prelude.lua"),
+            include_str!("state.lua"),
+            include_str!($file),
+        ))
+        .named(concat!("cache/", $file))
+    };
+}
+
+static LEASE: Script = script!("lease.lua");
+static RENEW: Script = script!("renew.lua");
+static RELEASE: Script = script!("release.lua");
+static FILL: Script = script!("fill.lua");
+
+/// Responses in Redis, shared by every process with the same prefix.
+#[derive(Debug)]
+pub struct RedisStore {
+    context: Context,
+    connection: Connection,
+    keys: Keys,
+    deadline: Duration,
+}
+
+impl RedisStore {
+    pub(crate) fn new(
+        context: Context,
+        connection: Connection,
+        keys: Keys,
+        deadline: Duration,
+    ) -> Self {
+        Self { context, connection, keys, deadline }
+    }
+
+    fn entry(&self, hash: &str) -> String {
+        self.keys.tagged("cache", hash, "")
+    }
+
+    fn leases(&self, hash: &str) -> String {
+        self.keys.tagged("cache-lease", hash, "")
+    }
+
+    fn channel(&self, hash: &str) -> String {
+        self.keys.tagged("cache-hint", hash, "")
+    }
+
+    /// What a script is told instead of the server's time: nothing, but in tests.
+    fn now(&self) -> String {
+        self.now_ms().map(|now| now.to_string()).unwrap_or_default()
+    }
+
+    fn now_ms(&self) -> Option<u64> {
+        self.context.clock.override_us().map(|now| now / 1_000)
+    }
+}
+
+impl CacheStore for RedisStore {
+    fn lookup(&self, address: &Address) -> StoreFuture<Lookup> {
+        let key = self.entry(address.entry());
+        let mut pttl = redis::cmd("PTTL");
+        pttl.arg(&key);
+        let mut read = redis::cmd("HMGET");
+        read.arg(&key).arg("x");
+        read.arg(format!("m:{}", address.variant())).arg(format!("b:{}", address.variant()));
+        // PTTL first: should a fill come between the two, the response seems older, never younger.
+        let batch = self.connection.batch().cmd(pttl).cmd(read);
+        let (told, deadline) = (self.now_ms(), self.deadline);
+        StoreFuture::boxed(async move {
+            let [ttl, fields] = <[_; 2]>::try_from(batch.run(deadline).await?)
+                .map_err(|_| StoreError::corrupt("PTTL, HMGET: not two answers"))?;
+            let ttl: i64 = parse(ttl?, "PTTL")?;
+            let [ends, meta, blob] = three(parse(fields?, "HMGET")?)?;
+            let ttl = u64::try_from(ttl).ok();
+            let ends = text(ends).and_then(|ends| ends.parse::<u64>().ok());
+            let now = told.or_else(|| ends?.checked_sub(ttl?));
+            Ok(found(text(meta), blob, now))
+        })
+    }
+
+    fn lease(
+        &self,
+        address: &Address,
+        token: &str,
+        length: Duration,
+        seen: Option<&str>,
+    ) -> StoreFuture<LeaseReply> {
+        let call = LEASE
+            .keys([self.leases(address.entry()), self.entry(address.entry())])
+            .args([&self.now(), &address.lease(), address.variant(), token])
+            .arg(ms(length))
+            .arg(seen.unwrap_or_default());
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move {
+            let (code, left): (u8, u64) = parse(reply.await?, "cache/lease.lua")?;
+            let left = Duration::from_millis(left);
+            match code {
+                0 => Ok(LeaseReply::Granted),
+                1 => Ok(LeaseReply::Held { left }),
+                2 => Ok(LeaseReply::Filled),
+                3 => Ok(LeaseReply::Uncacheable { left }),
+                _ => Err(StoreError::corrupt(format!("cache/lease.lua: unknown answer {code}"))),
+            }
+        })
+    }
+
+    fn renew(&self, address: &Address, token: &str, length: Duration) -> StoreFuture<bool> {
+        let call = RENEW
+            .keys([self.leases(address.entry())])
+            .args([&self.now(), &address.lease(), token])
+            .arg(ms(length));
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move { parse(reply.await?, "cache/renew.lua") })
+    }
+
+    fn fill(&self, address: &Address, token: &str, fill: Fill) -> StoreFuture<FillReply> {
+        let Some(blob) = fill.response.encode() else {
+            return StoreFuture::ready(Err(StoreError::refused("a response of over 4 GiB")));
+        };
+        let call = FILL
+            .keys([self.leases(address.entry()), self.entry(address.entry())])
+            .args([&self.now(), &address.lease(), address.variant(), token])
+            .args([ms(fill.age), ms(fill.lifetime), ms(fill.stale), ms(fill.cost)])
+            .arg(&blob[..])
+            .arg(self.channel(address.entry()));
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move {
+            let stored = parse(reply.await?, "cache/fill.lua")?;
+            Ok(if stored { FillReply::Stored } else { FillReply::Refused })
+        })
+    }
+
+    fn release(&self, address: &Address, token: &str, verdict: Verdict) -> StoreFuture<bool> {
+        let mark = match verdict {
+            Verdict::Failed => 0,
+            Verdict::Uncacheable(length) => ms(length),
+        };
+        let call = RELEASE
+            .keys([self.leases(address.entry())])
+            .args([&self.now(), &address.lease(), token])
+            .arg(mark)
+            .arg(self.channel(address.entry()));
+        let reply = self.connection.script(call, self.deadline);
+        StoreFuture::boxed(async move { parse(reply.await?, "cache/release.lua") })
+    }
+
+    fn purge(&self, entries: &[String]) -> StoreFuture<u64> {
+        let mut batch = self.connection.batch();
+        for hash in entries {
+            let (mut exists, mut unlink) = (redis::cmd("EXISTS"), redis::cmd("UNLINK"));
+            exists.arg(self.entry(hash));
+            unlink.arg(self.entry(hash)).arg(self.leases(hash));
+            batch = batch.cmd(exists).cmd(unlink);
+        }
+        let deadline = self.deadline;
+        StoreFuture::boxed(async move {
+            let mut purged = 0;
+            for (at, reply) in batch.run(deadline).await?.into_iter().enumerate() {
+                let count: u64 = parse(reply?, "EXISTS, UNLINK")?;
+                purged += if at % 2 == 0 { count } else { 0 };
+            }
+            Ok(purged)
+        })
+    }
+
+    fn watch(&self, entry: &str) -> Option<Subscription> {
+        Some(self.context.hints.subscribe(&self.channel(entry)))
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.context.tasks.clone()
+    }
+}
+
+fn three(values: Vec<Value>) -> Result<[Option<Bytes>; 3], StoreError> {
+    // The response is taken as it came, not copied.
+    let fields: Vec<_> = values
+        .into_iter()
+        .map(|value| match value {
+            Value::BulkString(bytes) => Some(Bytes::from(bytes)),
+            _ => None,
+        })
+        .collect();
+    fields.try_into().map_err(|_| StoreError::corrupt("HMGET: not three fields"))
+}
+
+fn text(field: Option<Bytes>) -> Option<String> {
+    String::from_utf8(field?.to_vec()).ok()
+}
+
+/// What cannot be read, be it damaged or another version's, is absent.
+fn found(meta: Option<String>, blob: Option<Bytes>, now: Option<u64>) -> Lookup {
+    let Some(meta) = meta.as_deref().and_then(Meta::parse) else {
+        return Lookup::Absent { stamp: None };
+    };
+    match (blob.and_then(StoredResponse::decode), now) {
+        (Some(response), Some(now)) => meta.found(Arc::new(response), now),
+        _ => Lookup::Absent { stamp: Some(meta.stamp) },
+    }
+}

@@ -1,0 +1,118 @@
+//! A response as a store keeps it.
+//!
+//! ```text
+//! u8 version = 1 · u32 length, canonical key · snapshot, as in `snapshot.rs`          big-endian
+//! ```
+
+use crate::snapshot::Snapshot;
+use bytes::{Buf, BufMut, Bytes};
+use http::Response;
+use std::fmt;
+
+/// Changes with the format. A blob of another version is a miss.
+const VERSION: u8 = 1;
+
+/// A response, and the key of the request that it answered.
+///
+/// Opaque to a store: one that keeps bytes [encodes](StoredResponse::encode) it, one in memory keeps
+/// it as it is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredResponse {
+    /// The whole key, not its hash: verified on every hit, so no two requests share an answer
+    /// because their hashes collide.
+    pub(crate) key: Bytes,
+    pub(crate) snapshot: Snapshot,
+}
+
+impl StoredResponse {
+    /// The response to the request with this key.
+    pub fn new(key: impl Into<Bytes>, response: Response<Bytes>) -> Self {
+        let (parts, body) = response.into_parts();
+        let snapshot = Snapshot { status: parts.status, headers: parts.headers, body };
+        Self { key: key.into(), snapshot }
+    }
+
+    /// The form in which it travels and lies on a disk. `None` if a part is larger than the format
+    /// can say (4 GiB).
+    #[must_use]
+    pub fn encode(&self) -> Option<Bytes> {
+        let snapshot = self.snapshot.encode()?;
+        let mut blob = Vec::with_capacity(1 + 4 + self.key.len() + snapshot.len());
+        blob.put_u8(VERSION);
+        blob.put_u32(self.key.len().try_into().ok()?);
+        blob.put_slice(&self.key);
+        blob.put_slice(&snapshot);
+        Some(blob.into())
+    }
+
+    /// Reads that form. `None` if it is damaged or another version's: a miss. The body is a slice of
+    /// the blob, not a copy.
+    #[must_use]
+    pub fn decode(mut blob: Bytes) -> Option<Self> {
+        if blob.try_get_u8().ok()? != VERSION {
+            return None;
+        }
+        let length = blob.try_get_u32().ok()? as usize;
+        let key = (length <= blob.len()).then(|| blob.split_to(length))?;
+        Some(Self { key, snapshot: Snapshot::decode(blob).ok()? })
+    }
+
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.key.len() + self.snapshot.weight()
+    }
+}
+
+impl fmt::Debug for StoredResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredResponse")
+            .field("status", &self.snapshot.status)
+            .field("body", &self.snapshot.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+
+    fn sample() -> StoredResponse {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", "1".parse().unwrap());
+        let body = Bytes::from_static(b"hello");
+        let snapshot = Snapshot { status: StatusCode::OK, headers, body };
+        StoredResponse { key: Bytes::from_static(b"//one.example/a"), snapshot }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_without_copying_the_body() {
+        let blob = sample().encode().unwrap();
+        let read = StoredResponse::decode(blob.clone()).unwrap();
+        assert_eq!(read, sample());
+        assert!(blob.as_ptr_range().contains(&read.snapshot.body.as_ptr()));
+    }
+
+    #[test]
+    fn another_version_and_every_cut_are_misses() {
+        let blob = sample().encode().unwrap();
+        for length in 0..blob.len() {
+            assert_eq!(StoredResponse::decode(blob.slice(..length)), None, "cut at {length}");
+        }
+        let mut newer = blob.to_vec();
+        newer[0] = 2;
+        assert_eq!(StoredResponse::decode(newer.into()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_blob_makes_the_decoder_panic(mut blob in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(version) = blob.first_mut() {
+                *version = VERSION;
+            }
+            let _ = StoredResponse::decode(blob.into());
+        }
+    }
+}

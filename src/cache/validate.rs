@@ -1,0 +1,174 @@
+//! A client's conditions (RFC 9110, section 13), evaluated on a whole response.
+//!
+//! The handler never sees them on a miss: its 304 could not be stored, and those that wait for the
+//! same response would get nothing.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{
+        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+    },
+};
+use std::time::SystemTime;
+
+const DESCRIBES_CONTENT: [HeaderName; 5] =
+    [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING];
+
+/// What a client has already, as its request says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Conditions {
+    none_match: Vec<HeaderValue>,
+    modified_since: Option<SystemTime>,
+}
+
+impl Conditions {
+    /// The conditions of a request. Without any, this allocates nothing.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
+        // The older condition counts only without the newer one (RFC 9110, section 13.1.3).
+        let modified_since = match none_match.is_empty() {
+            true => date(headers, &IF_MODIFIED_SINCE),
+            false => None,
+        };
+        Self { none_match, modified_since }
+    }
+
+    /// Takes the conditions off a request that is to fetch the whole response.
+    pub(crate) fn strip(headers: &mut HeaderMap) {
+        headers.remove(IF_NONE_MATCH);
+        headers.remove(IF_MODIFIED_SINCE);
+    }
+
+    /// Whether the client has the very response already and a 304 will do.
+    pub(crate) fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        if status != StatusCode::OK {
+            return false;
+        }
+        if !self.none_match.is_empty() {
+            let etag = headers.get(ETAG).map(HeaderValue::as_bytes);
+            return self.none_match.iter().any(|line| matches(line.as_bytes(), etag));
+        }
+        match (self.modified_since, date(headers, &LAST_MODIFIED)) {
+            (Some(since), Some(modified)) => modified <= since,
+            _ => false,
+        }
+    }
+
+    /// Leaves the head of a 304: what describes a body that is not there goes (RFC 9110, section
+    /// 15.4.5).
+    pub(crate) fn strip_content(headers: &mut HeaderMap) {
+        for name in DESCRIBES_CONTENT {
+            headers.remove(name);
+        }
+    }
+}
+
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
+}
+
+/// `If-None-Match` compares weakly (RFC 9110, section 8.8.3.2): `W/` makes no difference.
+fn matches(line: &[u8], etag: Option<&[u8]>) -> bool {
+    if line.trim_ascii() == b"*" {
+        return true;
+    }
+    let Some(etag) = etag.map(opaque).filter(|etag| is_quoted(etag)) else { return false };
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (member, tail) = split_tag(rest);
+        if opaque(member.trim_ascii()) == etag {
+            return true;
+        }
+        rest = tail;
+    }
+    false
+}
+
+/// The member at the front of a list of entity tags, and what follows its comma. Unlike in a quoted
+/// string, a backslash escapes nothing there.
+fn split_tag(list: &[u8]) -> (&[u8], &[u8]) {
+    let mut quoted = false;
+    let comma = list.iter().position(|&byte| {
+        quoted ^= byte == b'"';
+        byte == b',' && !quoted
+    });
+    comma.map_or((list, &[]), |at| (&list[..at], &list[at + 1..]))
+}
+
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+fn is_quoted(tag: &[u8]) -> bool {
+    tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        });
+        HeaderMap::from_iter(pairs)
+    }
+
+    fn not_modified(request: &[(&'static str, &str)], response: &[(&'static str, &str)]) -> bool {
+        Conditions::of(&headers(request)).not_modified(StatusCode::OK, &headers(response))
+    }
+
+    #[test]
+    fn an_entity_tag_matches_weakly_anywhere_in_the_list() {
+        let tagged = [("etag", "\"b,c\"")];
+        for list in ["\"b,c\"", "W/\"b,c\"", "\"a\" , W/\"b,c\"", "*", "\"x\\\", \"b,c\""] {
+            assert!(not_modified(&[("if-none-match", list)], &tagged), "{list}");
+        }
+        for list in ["\"b\"", "b,c", "\"B,C\"", "", "w/\"b,c\""] {
+            assert!(!not_modified(&[("if-none-match", list)], &tagged), "{list}");
+        }
+    }
+
+    #[test]
+    fn a_response_without_a_tag_matches_only_the_star() {
+        assert!(!not_modified(&[("if-none-match", "\"\"")], &[]));
+        assert!(not_modified(&[("if-none-match", "*")], &[]));
+    }
+
+    #[test]
+    fn dates_count_to_the_second_and_only_without_tags() {
+        let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT");
+        let since = |date| [("if-modified-since", date)];
+        assert!(not_modified(&since(old), &[("last-modified", old)]));
+        assert!(not_modified(&since(new), &[("last-modified", old)]));
+        assert!(!not_modified(&since(old), &[("last-modified", new)]));
+        assert!(!not_modified(&since("yesterday"), &[("last-modified", old)]));
+        let both = [("if-modified-since", new), ("if-none-match", "\"other\"")];
+        assert!(!not_modified(&both, &[("last-modified", old), ("etag", "\"a\"")]));
+    }
+
+    #[test]
+    fn a_condition_means_nothing_to_an_error_page() {
+        let conditions = Conditions::of(&headers(&[("if-none-match", "*")]));
+        assert!(!conditions.not_modified(StatusCode::NOT_FOUND, &HeaderMap::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_condition_panics(list in "[ -~]{0,40}", etag in "[ -~]{0,20}") {
+            not_modified(&[("if-none-match", &list)], &[("etag", &etag)]);
+        }
+
+        #[test]
+        fn a_tag_is_found_among_others(
+            before in proptest::collection::vec("(W/)?\"[!#-~]{0,6}\"", 0..4),
+            etag in "(W/)?\"[!#-~]{0,6}\"",
+            after in proptest::collection::vec("(W/)?\"[!#-~]{0,6}\"", 0..4),
+        ) {
+            let list = [before, vec![etag.clone()], after].concat().join(", ");
+            prop_assert!(not_modified(&[("if-none-match", &list)], &[("etag", &etag)]), "{}", list);
+        }
+    }
+}
