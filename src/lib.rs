@@ -1,8 +1,52 @@
-//! placeholder
+//! Tower middleware for the state that stateless servers share: sessions, cached responses, rate
+//! limits, idempotent requests and locks, in Redis or Valkey, or in memory with the same semantics.
+//!
+//! | module | layer | what it does |
+//! | --- | --- | --- |
+//! | [`session`] | [`SessionLayer`](session::SessionLayer) | a cookie over a hash with a sliding TTL; concurrent changes merge |
+//! | [`cache`] | [`CacheLayer`](cache::CacheLayer) | a shared response cache; one fill for all servers |
+//! | [`rate_limit`] | [`RateLimitLayer`](rate_limit::RateLimitLayer) | any number of limits in one round trip |
+//! | [`idempotency`] | [`IdempotencyLayer`](idempotency::IdempotencyLayer) | a request that is sent twice happens once |
+//! | [`lock`] | | named locks with a lease and a fencing token |
+//!
+//! Every layer wraps any tower `Service<http::Request<B>>`, keeps its error type, and answers what it
+//! refuses with a response of its own. They are told where their state lives by a [`Backend`], of which
+//! one serves them all:
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use towerkeep::{Backend, session::{Error, Session, SessionLayer}};
+//!
+//! async fn visits(session: Session) -> Result<String, Error> {
+//!     Ok(format!("visit {}", session.incr("visits", 1)?))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), towerkeep::StoreError> {
+//! let backend = Backend::from_env().await?; // Redis if REDIS_URL is set, else memory
+//! let app: Router = Router::new().route("/", get(visits)).layer(SessionLayer::new(backend));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers belong in an [order](crate::order). What happens when the store fails is a setting of
+//! each, and stands under *Failure* in its module.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
+//! | `axum` | yes | extractors, and `IntoResponse` for the rejections |
+//! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
+//! | `tracing`, `metrics` | no | what [`telemetry`] lists |
+//! | `full` | no | all of them |
+//!
+//! Each builds alone, and none changes what another does.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A build with some of the features leaves parts of the ground floor unused; the full one has none.
 #![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
-#![allow(dead_code)]
 
 pub mod backend;
 mod body;
@@ -22,6 +66,13 @@ mod lease;
 #[cfg(feature = "lock")]
 pub mod lock;
 pub mod marks;
+#[cfg(all(
+    feature = "session",
+    feature = "cache",
+    feature = "rate-limit",
+    feature = "idempotency"
+))]
+pub mod order;
 mod problem;
 pub mod pubsub;
 #[cfg(feature = "rate-limit")]
@@ -42,3 +93,8 @@ pub use crate::{
     store::{StoreError, StoreFuture},
     tasks::Tasks,
 };
+
+/// The README's example is a test, too.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
