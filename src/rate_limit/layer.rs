@@ -101,7 +101,8 @@ impl RateLimitLayer {
         self.with(|config| config.on_store_error = policy)
     }
 
-    /// How long a request waits for the store at most. Default: 100 ms.
+    /// How long a request waits for the store at most. The store's own deadline (250 ms unless the
+    /// [backend](crate::backend::Builder::deadline) says otherwise) ends a wait, too. Default: 100 ms.
     pub fn deadline(self, deadline: Duration) -> Self {
         self.with(|config| config.deadline = deadline)
     }
