@@ -177,13 +177,16 @@ fn introduce(backend: &Backend, address: SocketAddr) {
   curl -i -c jar -b jar -X POST -H 'Idempotency-Key: \"order-1\"' {url}/checkout
 
   # more than 40 at once: 429 with Retry-After
-  for i in $(seq 50); do curl -s -o /dev/null -w '%{{http_code}} ' {url}/cart; done; echo
+  for i in $(seq 70); do curl -s -o /dev/null -w '%{{http_code}} ' {url}/cart; done; echo
 "
     );
     if backend.connection().is_some() {
         println!(
-            "  # what is stored\n  redis-cli --scan --pattern 'towerkeep:*'\n  \
-             redis-cli HGETALL \"$(redis-cli --scan --pattern 'towerkeep:session:*' | head -1)\"\n"
+            "  # what is stored
+  redis-cli -u $REDIS_URL --scan --pattern 'towerkeep:*'
+  redis-cli -u $REDIS_URL HGETALL \\
+    \"$(redis-cli -u $REDIS_URL --scan --pattern 'towerkeep:session:*' | head -1)\"
+"
         );
     }
 }

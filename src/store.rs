@@ -82,10 +82,10 @@ impl<T> fmt::Debug for StoreFuture<T> {
 /// anything that a client sent in confidence.
 ///
 /// A cheap clone: those that waited for one call share its failure.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreError(Arc<Inner>);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Inner {
     kind: Kind,
     message: Cow<'static, str>,
@@ -207,6 +207,13 @@ impl StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for StoreError {
+    /// Reads like the message: it is what a `main` that returns the error prints.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({})", self.reason())
     }
 }
 
