@@ -42,8 +42,8 @@ use towerkeep::{
     Backend, StoreError, StoreFuture, Tasks, UserId,
     marks::{Finish, SessionTouched},
     session::{
-        Committed, Created, Delta, Destroyed, Error, Key, LazySession, Limits, New, OnStoreError,
-        Record, Selector, Session, SessionLayer, SessionStore, Token, VerifierHash,
+        Committed, Created, Delta, Destroyed, Error, Key, LazySession, Limits, NewSession,
+        OnStoreError, Record, Selector, Session, SessionLayer, SessionStore, Token, VerifierHash,
     },
 };
 
@@ -654,7 +654,7 @@ impl SessionStore for Gated {
         })
     }
 
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         self.inner.create(selector, new, limits)
     }
 

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use towerkeep::{
     Backend, StoreError, UserId,
     session::{
-        Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, New, Record,
-        SessionStore, Token, VerifierHash,
+        Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, NewSession,
+        Record, SessionStore, Token, VerifierHash,
     },
 };
 
@@ -56,12 +56,12 @@ struct Store<S>(S);
 
 impl<S: SessionStore> Store<S> {
     async fn create(&self, token: &Token, pairs: &[(&str, &str)]) -> Created {
-        let mut new = New::new(token.hash(), IDLE);
+        let mut new = NewSession::new(token.hash(), IDLE);
         new.fields = fields(pairs);
         self.create_new(token, new).await
     }
 
-    async fn create_new(&self, token: &Token, new: New) -> Created {
+    async fn create_new(&self, token: &Token, new: NewSession) -> Created {
         self.0.create(&token.selector(), new, Limits::default()).await.unwrap()
     }
 
@@ -91,7 +91,7 @@ async fn a_session_is_read_as_it_was_created(harness: Harness) {
     let store = Store(harness.backend.clone());
     let token = Token::random();
     assert!(store.load(&token).await.is_none());
-    let mut new = New::new(token.hash(), IDLE);
+    let mut new = NewSession::new(token.hash(), IDLE);
     new.user = Some(UserId::new("ann"));
     new.absolute = Some(IDLE / 2);
     new.fields = fields(&[("cart", "[1]"), ("theme", "\"dark\"")]);
@@ -107,9 +107,11 @@ async fn a_session_is_read_as_it_was_created(harness: Harness) {
     assert_eq!(*record.fields, fields(&[("cart", "[1]"), ("theme", "\"dark\"")]));
 
     let other = Token::random();
-    let taken = harness.create(&token.selector(), New::new(other.hash(), IDLE), Limits::default());
+    let taken =
+        harness.create(&token.selector(), NewSession::new(other.hash(), IDLE), Limits::default());
     assert_eq!(taken.await.unwrap(), Created::Taken);
-    let tight = |limits| harness.create(&other.selector(), New::new(other.hash(), IDLE), limits);
+    let tight =
+        |limits| harness.create(&other.selector(), NewSession::new(other.hash(), IDLE), limits);
     assert!(matches!(tight(Limits::new(0, 0)).await.unwrap(), Created::Done { .. }));
 }
 
@@ -144,7 +146,7 @@ async fn a_delta_changes_what_it_names_and_nothing_else(harness: Harness) {
 async fn a_delta_that_is_refused_changes_nothing(harness: Harness) {
     let store = Store(harness.backend.clone());
     let token = Token::random();
-    let mut new = New::new(token.hash(), IDLE);
+    let mut new = NewSession::new(token.hash(), IDLE);
     new.user = Some(UserId::new("ann"));
     new.fields = fields(&[("list", "[]"), ("n", "1")]);
     store.create_new(&token, new).await;
@@ -229,7 +231,7 @@ async fn a_session_ends_when_idle_and_a_slide_prevents_it(harness: Harness) {
 async fn a_session_ends_at_its_deadline_however_busy_it_is(harness: Harness) {
     let store = Store(harness.backend.clone());
     let token = Token::random();
-    let mut new = New::new(token.hash(), IDLE);
+    let mut new = NewSession::new(token.hash(), IDLE);
     new.absolute = Some(IDLE * 2);
     store.create_new(&token, new).await;
     for _ in 0..3 {
@@ -248,7 +250,7 @@ async fn a_session_ends_at_its_deadline_however_busy_it_is(harness: Harness) {
 async fn a_login_restarts_the_lifetime(harness: Harness) {
     let store = Store(harness.backend.clone());
     let token = Token::random();
-    let mut new = New::new(token.hash(), IDLE);
+    let mut new = NewSession::new(token.hash(), IDLE);
     new.absolute = Some(IDLE);
     store.create_new(&token, new).await;
     harness.advance(IDLE / 2);
@@ -555,7 +557,7 @@ async fn replay(harness: &Harness, history: &[Op]) {
             }
             Op::Create { session, absolute, fields } => {
                 let token = cookies[*session].current;
-                let mut new = New::new(token.hash(), after(9));
+                let mut new = NewSession::new(token.hash(), after(9));
                 new.absolute = absolute.map(after);
                 new.fields = fields
                     .iter()
