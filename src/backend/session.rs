@@ -4,7 +4,7 @@ use super::Backend;
 use crate::{
     marks::UserId,
     session::{
-        Committed, Created, Delta, Destroyed, Limits, New, Record, Selector, SessionStore,
+        Committed, Created, Delta, Destroyed, Limits, NewSession, Record, Selector, SessionStore,
         VerifierHash,
     },
     store::StoreFuture,
@@ -16,7 +16,7 @@ impl SessionStore for Backend {
         self.inner.stores.session.load(selector)
     }
 
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         self.inner.stores.session.create(selector, new, limits)
     }
 

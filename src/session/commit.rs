@@ -5,7 +5,7 @@ use crate::{
         error::Error,
         layer::Config,
         state::{Fresh, Outcome, Terms, Work, too_large},
-        store::{Change, Committed, Created, Delta, Destroyed, New},
+        store::{Change, Committed, Created, Delta, Destroyed, NewSession},
         token::Token,
     },
     store::StoreError,
@@ -62,7 +62,7 @@ async fn create(config: &Config, fresh: Fresh) -> Result<Outcome, Error> {
     let Terms { idle, absolute, limits, .. } = config.terms;
     for _ in 0..TRIES {
         let token = Token::random();
-        let mut new = New::new(token.hash(), idle);
+        let mut new = NewSession::new(token.hash(), idle);
         new.absolute = absolute;
         new.user = fresh.user.clone();
         new.fields = fresh.fields.clone();

@@ -6,7 +6,7 @@ use crate::{
     marks::UserId,
     session::{
         policy::{self, Refusal, Stored, Write},
-        store::{Committed, Created, Delta, Destroyed, Limits, New, Record, SessionStore},
+        store::{Committed, Created, Delta, Destroyed, Limits, NewSession, Record, SessionStore},
         token::{Selector, VerifierHash},
     },
     store::{StoreError, StoreFuture},
@@ -61,7 +61,7 @@ impl SessionStore for MemoryStore {
         })))
     }
 
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         StoreFuture::ready(self.with(selector, |entry| {
             if entry.get().is_some() {
                 return Ok(Created::Taken);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     async fn create(store: &MemoryStore, token: &Token) -> Result<Created, StoreError> {
-        let new = New::new(token.hash(), Duration::from_secs(60));
+        let new = NewSession::new(token.hash(), Duration::from_secs(60));
         store.create(&token.selector(), new, Limits::default()).await
     }
 

@@ -4,7 +4,7 @@
 use crate::{
     marks::UserId,
     session::{
-        store::{Absolute, Change, Delta, Fields, Limit, Limits, New},
+        store::{Absolute, Change, Delta, Fields, Limit, Limits, NewSession},
         token::VerifierHash,
     },
 };
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 }
 
 /// Mirrored by `create.lua`.
-pub(crate) fn create(new: New, limits: Limits, now_ms: u64) -> Result<(Stored, u64), Limit> {
+pub(crate) fn create(new: NewSession, limits: Limits, now_ms: u64) -> Result<(Stored, u64), Limit> {
     let bytes = weigh(&new.fields);
     fits(new.fields.len(), bytes, limits)?;
     let deadline_ms = new.absolute.map_or(0, |life| now_ms + whole_ms(life));
@@ -212,7 +212,7 @@ mod tests {
     const LIMITS: Limits = Limits::new(3, 40);
 
     fn stored(fields: &[(&str, &'static str)]) -> Stored {
-        let mut new = New::new(Token::random().hash(), Duration::from_millis(100));
+        let mut new = NewSession::new(Token::random().hash(), Duration::from_millis(100));
         new.absolute = Some(Duration::from_millis(250));
         new.fields = fields.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         create(new, LIMITS, NOW).unwrap().0

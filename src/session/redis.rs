@@ -8,8 +8,8 @@ use crate::{
     session::{
         policy,
         store::{
-            Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, New,
-            Record, SessionStore,
+            Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits,
+            NewSession, Record, SessionStore,
         },
         token::{Selector, VerifierHash},
     },
@@ -80,7 +80,7 @@ impl SessionStore for RedisStore {
         })
     }
 
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         let absolute = new.absolute.map(policy::whole_ms);
         let mut call = CREATE
             .keys([self.key(selector)])

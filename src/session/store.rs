@@ -23,7 +23,7 @@ pub trait SessionStore: Send + Sync + 'static {
     fn load(&self, selector: &Selector) -> StoreFuture<Option<Record>>;
 
     /// Makes a session at a selector that nobody has.
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created>;
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created>;
 
     /// Applies the changes of one request to the session that `presented` proves, all or none, and
     /// restarts its idle timeout. An empty delta does only the latter.
@@ -59,7 +59,7 @@ impl<T: SessionStore + ?Sized> SessionStore for Arc<T> {
         (**self).load(selector)
     }
 
-    fn create(&self, selector: &Selector, new: New, limits: Limits) -> StoreFuture<Created> {
+    fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         (**self).create(selector, new, limits)
     }
 
@@ -144,7 +144,7 @@ impl fmt::Debug for Record {
 /// A session to make.
 #[derive(Clone)]
 #[non_exhaustive]
-pub struct New {
+pub struct NewSession {
     /// What proves it.
     pub verifier: VerifierHash,
     /// The user it is bound to.
@@ -157,7 +157,7 @@ pub struct New {
     pub fields: Fields,
 }
 
-impl New {
+impl NewSession {
     /// An empty session without a user and without an absolute timeout.
     #[must_use]
     pub fn new(verifier: VerifierHash, idle: Duration) -> Self {
@@ -165,10 +165,10 @@ impl New {
     }
 }
 
-impl fmt::Debug for New {
+impl fmt::Debug for NewSession {
     /// Names the fields; their values are the client's.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("New")
+        f.debug_struct("NewSession")
             .field("user", &self.user)
             .field("idle", &self.idle)
             .field("absolute", &self.absolute)
