@@ -1,4 +1,102 @@
-//! A shared response cache.
+//! A response cache that a fleet of servers shares: a handler runs once, everyone gets its answer.
+//!
+//! What happens to a request:
+//!
+//! 1. A `GET` or `HEAD` is looked up by its host, path and query. A response that is there and fresh
+//!    is the answer, with its `Age`; the service inside is not called.
+//! 2. If there is none, one request of the whole fleet makes it. In each process one request asks for
+//!    the lease, the others wait for that one; processes wait for the one whose lease was granted.
+//! 3. The response streams to its client while it is recorded, in a task of its own: a client that
+//!    leaves loses nothing for the others. A body that is too long passes through, and nobody waits
+//!    for it.
+//! 4. It is stored if it says how long it is fresh and nothing forbids it ([`Policy`]); those that
+//!    wait look it up. If it turns out not to be for everyone, they all go to the handler at a time.
+//!    If the handler fails or panics, the next one tries.
+//! 5. `Cache-Status` (RFC 9211) says what was done with the request, and why.
+//!
+//! # Example
+//!
+//! ```
+//! use axum::{Router, body::Body, routing::get};
+//! use http::{Request, header::CACHE_CONTROL};
+//! use tower::ServiceExt;
+//! use towerkeep::{Backend, cache::CacheLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let backend = Backend::memory();
+//! let app = Router::new()
+//!     .route("/post", get(async || ([(CACHE_CONTROL, "max-age=60")], "a post")))
+//!     .layer(CacheLayer::new(backend.clone()));
+//!
+//! let ask = async || {
+//!     let request = Request::get("/post").body(Body::empty()).unwrap();
+//!     app.clone().oneshot(request).await.unwrap().headers()["cache-status"].clone()
+//! };
+//! assert_eq!(ask().await, "towerkeep; fwd=uri-miss; stored");
+//! # backend.shutdown(std::time::Duration::from_secs(5)).await;
+//! let hit = ask().await;
+//! assert!(hit.to_str().unwrap().starts_with("towerkeep; hit; ttl="));
+//! # }
+//! ```
+//!
+//! # Redis
+//!
+//! | key | is | lives |
+//! | --- | --- | --- |
+//! | `<prefix>:cache:{<hash>}` | a hash: `m:` about the response, `b:` its bytes, `x` when the key ends | as long as the response is kept |
+//! | `<prefix>:cache-lease:{<hash>}` | a hash: who makes the response, and until when | a lease, 10 s |
+//! | `<prefix>:cache-hint:{<hash>}` | a pub/sub channel: a lease has ended | |
+//!
+//! A hit is one round trip of native commands; a body never goes through Lua on its way out. A miss is
+//! three: look up, lease, fill. The lease and the fill are scripts: a fill is stored only while its
+//! token holds the lease, so what was read before a purge is never stored after it, and a process that
+//! was thought dead does not overwrite its heir. Redis decides by its own clock. Those that wait are
+//! woken by pub/sub and look by themselves every 50 to 400 ms besides.
+//!
+//! # Order
+//!
+//! Innermost, next to the handler: inside the session layer, so that a response that touched a session
+//! is recognised; inside compression, CORS and everything that makes a response depend on the client.
+//! Of two cache layers on the way of one request, the outer one acts. It works the same on a `Router`,
+//! on a route and on any tower service.
+//!
+//! # Failure
+//!
+//! The cache fails open: a store that fails, or does not answer a lookup within 100 ms, means that the
+//! handler runs and nothing is stored (`detail=store-unavailable`). While Redis is known to be down
+//! that takes microseconds. At worst a request waits for a lookup (100 ms), for somebody else's
+//! response (15 s) and for one more call of the store (250 ms).
+//!
+//! A process that crashes while it makes a response holds the others up for at most a lease. What is
+//! stored and cannot be read, because it is damaged or of another version of this crate, is a miss.
+//! When the memory store is full, the response used least recently is forgotten.
+//!
+//! # Defaults
+//!
+//! | setting | default | why |
+//! | --- | --- | --- |
+//! | [`policy`](CacheLayer::policy) | [`Policy::application`] | nothing is cached until a handler says for how long |
+//! | [`key`](CacheLayer::key) | scheme, host, path, query | what a handler usually answers by |
+//! | [`body_limit`](CacheLayer::body_limit) | 1 MiB | pages and API answers fit; downloads do not fill the store |
+//! | [`lease`](CacheLayer::lease) | 10 s, renewed at a third | what a crash costs; a handler may take longer |
+//! | [`wait`](CacheLayer::wait) | 15 s | longer than a lease, so that a crash ends in a takeover, not in a stampede |
+//! | [`fill_timeout`](CacheLayer::fill_timeout) | 60 s | what nobody waits for any more must end |
+//! | [`deadline`](CacheLayer::deadline) | 100 ms | a cache must not become the latency |
+//! | memory | 64 MiB | [`max_cache_bytes`](crate::backend::Builder::max_cache_bytes) |
+//! | uncacheable | 2 s | for so long nobody waits for a response that was not for everyone |
+//!
+//! # Security
+//!
+//! A shared cache must not give one client what is meant for another. So a response is stored only if
+//! it says for how long, and never with `Set-Cookie`, after a session was touched, or with a `Vary` on
+//! something that is not in the key; see [`Policy`] for the whole list. The whole key is compared on
+//! every hit, not only its hash.
+//!
+//! What a handler reads of a request beyond the key, others can be made to see: if it answers by a
+//! header such as `X-Forwarded-Host`, declare that header ([`CacheKey::header`]) or do not cache. A
+//! request that names two hosts, or a `GET` with a body, is never cached. `Cache-Control` of requests
+//! is not heeded: any client could make your handlers run.
 
 mod contend;
 mod directives;
