@@ -100,6 +100,8 @@ impl Deref for Harness {
 }
 
 async fn connect(url: &str, clock: Clock) -> Backend {
-    let builder = Backend::builder().prefix(PREFIX).clock(clock);
+    // Far beyond the default: on a busy machine a slow answer is no fault.
+    let deadline = Duration::from_secs(5);
+    let builder = Backend::builder().prefix(PREFIX).clock(clock).deadline(deadline);
     builder.redis(url).await.expect("the test's own server accepts connections")
 }
