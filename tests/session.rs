@@ -720,7 +720,7 @@ async fn a_commit_whose_caller_left_is_carried_on_and_not_repeated() {
         assert_eq!(session.get::<u64>("n").unwrap(), Some(12));
     };
     let app = Router::new().route("/", get(handler)).merge(routes());
-    let visitor = Visitor::new(&app.layer(SessionLayer::new(store.clone()).deadline(LONG)));
+    let visitor = Visitor::new(&app.layer(SessionLayer::new(store.clone())));
     visitor.get("/set/m/1").await;
     store.gate.add_permits(1);
     let seed = Router::new()
@@ -747,7 +747,7 @@ async fn a_commit_whose_caller_left_is_carried_on_and_not_repeated() {
 async fn one_slide_is_under_way_at_a_time_and_no_response_waits_for_it() {
     let clock = towerkeep::Clock::manual();
     let store = Gated::new(Backend::builder().clock(clock.clone()).memory());
-    let visitor = Visitor::new(&routes().layer(SessionLayer::new(store.clone()).deadline(LONG)));
+    let visitor = Visitor::new(&routes().layer(SessionLayer::new(store.clone())));
     visitor.get("/set/a/1").await;
     clock.advance(Duration::from_secs(3_600));
     for _ in 0..5 {
@@ -780,7 +780,8 @@ async fn a_body_may_be_streamed_after_an_explicit_commit() {
 async fn behind_proxy() -> (RedisServer, FaultProxy, Backend) {
     let server = RedisServer::start();
     let proxy = FaultProxy::start(server.port());
-    let backend = Backend::builder().prefix(PREFIX).redis(proxy.url()).await.unwrap();
+    let backend =
+        Backend::builder().prefix(PREFIX).deadline(LONG).redis(proxy.url()).await.unwrap();
     (server, proxy, backend)
 }
 

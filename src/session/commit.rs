@@ -25,7 +25,7 @@ pub(crate) async fn execute(config: Arc<Config>, work: Work) -> Outcome {
             let user = delta.user.clone();
             let limits = config.terms.limits;
             let commit = config.store.commit(&token.selector(), &token.hash(), delta, limits);
-            match commit.within("a session commit", config.deadline).await {
+            match config.bounded("a session commit", commit).await {
                 Ok(Committed::Done { sums, .. }) => {
                     telemetry::count(SESSION_TOTAL, "modified");
                     let sums = names.into_iter().zip(sums).collect();
@@ -39,7 +39,7 @@ pub(crate) async fn execute(config: Arc<Config>, work: Work) -> Outcome {
         }
         Work::End { token, user, then } => {
             let end = config.store.destroy(&token.selector(), &token.hash(), user.as_ref());
-            let end = end.within("a session destroy", config.deadline);
+            let end = config.bounded("a session destroy", end);
             let next = async {
                 match then {
                     Some(fresh) => create(&config, fresh).await,
@@ -67,7 +67,7 @@ async fn create(config: &Config, fresh: Fresh) -> Result<Outcome, Error> {
         new.user = fresh.user.clone();
         new.fields = fresh.fields.clone();
         let create = config.store.create(&token.selector(), new, limits);
-        match create.within("a session create", config.deadline).await.map_err(failed)? {
+        match config.bounded("a session create", create).await.map_err(failed)? {
             Created::Done { .. } => {
                 telemetry::count(SESSION_TOTAL, "created");
                 return Ok(Outcome::Created { token, user: fresh.user });

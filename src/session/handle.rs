@@ -87,7 +87,7 @@ impl LazySession {
         let mut state = State::anonymous(config.terms, presented.any);
         for token in presented.tokens() {
             let load = config.store.load(&token.selector());
-            match load.within("a session load", config.deadline).await {
+            match config.bounded("a session load", load).await {
                 Ok(Some(record)) if record.verifier == token.hash() => {
                     state = State::loaded(config.terms, *token, record);
                     break;
@@ -344,7 +344,7 @@ impl Session {
             let limits = config.terms.limits;
             let slide =
                 config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
-            match slide.within("a session slide", config.deadline).await {
+            match config.bounded("a session slide", slide).await {
                 Ok(Committed::Done { .. }) => telemetry::count(SESSION_TOTAL, "touched"),
                 Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
                 Err(error) => telemetry::store_failed("session", &error),

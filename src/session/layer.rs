@@ -10,6 +10,7 @@ use crate::{
         state::Terms,
         store::{Limits, SessionStore},
     },
+    store::StoreFuture,
 };
 use bytes::Bytes;
 use http::Response;
@@ -36,7 +37,8 @@ pub(crate) struct Config {
     pub(crate) cookie: CookieSettings,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) save_on_server_error: bool,
-    pub(crate) deadline: Duration,
+    /// Shorter than the store's own, if there is one.
+    pub(crate) deadline: Option<Duration>,
     pub(crate) rejection: problem::Rejection<Error>,
     /// The slides under way: one per session is enough.
     pub(crate) slides: Flights<()>,
@@ -70,7 +72,7 @@ impl SessionLayer {
             cookie: CookieSettings::default(),
             on_store_error: OnStoreError::default(),
             save_on_server_error: false,
-            deadline: Duration::from_millis(250),
+            deadline: None,
             rejection: problem::Rejection::default(),
             slides: Flights::default(),
         };
@@ -198,10 +200,14 @@ impl SessionLayer {
         self.with(|config| config.save_on_server_error = save)
     }
 
-    /// How long a request waits for each call to the store. Default: 250 ms. A request that reads
-    /// and writes waits at most twice that; one with two cookies of the session's name, three times.
+    /// How long a request waits for each call to the store, if that is to be less than what the store
+    /// allows itself. Default: the store's own deadline, which is 250 ms unless the
+    /// [backend](crate::backend::Builder::deadline) says otherwise.
+    ///
+    /// A request that reads and writes waits at most twice that; one with two cookies of the
+    /// session's name, three times.
     pub fn deadline(self, deadline: Duration) -> Self {
-        self.with(|config| config.deadline = deadline)
+        self.with(|config| config.deadline = Some(deadline))
     }
 
     /// How a request is answered whose session cannot be read or saved. The [`Error`] is put into
@@ -224,6 +230,20 @@ impl SessionLayer {
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
+    }
+}
+
+impl Config {
+    /// The call, under the layer's deadline if it has one.
+    pub(crate) fn bounded<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: StoreFuture<T>,
+    ) -> StoreFuture<T> {
+        match self.deadline {
+            Some(deadline) => call.within(what, deadline),
+            None => call,
+        }
     }
 }
 

@@ -100,7 +100,7 @@
 //!
 //! # Failure
 //!
-//! Each call to the store has 250 ms. A request whose session cannot be loaded is answered with 503
+//! Each call to the store has 250 ms, the backend's deadline. A request whose session cannot be loaded is answered with 503
 //! and `Retry-After`, since nobody knows who asks ([`OnStoreError::Reject`]), or goes on without one
 //! and saves nothing ([`OnStoreError::Anonymous`]). If a change cannot be saved, the handler's
 //! response is replaced by 503: it is not sent as if all were well. Requests that do not ask for the
@@ -124,7 +124,7 @@
 //! | [`max_fields`](SessionLayer::max_fields), [`max_bytes`](SessionLayer::max_bytes) | 64, 64 KiB | each request loads all of it |
 //! | [`on_store_error`](SessionLayer::on_store_error) | [`OnStoreError::Reject`] | a user is not shown as logged out because of an outage |
 //! | [`save_on_server_error`](SessionLayer::save_on_server_error) | `false` | a handler that failed half-way leaves nothing half-done |
-//! | [`deadline`](SessionLayer::deadline) | 250 ms | a hung store must not hang every page |
+//! | [`deadline`](SessionLayer::deadline) | the backend's, 250 ms | a hung store must not hang every page |
 //!
 //! # Security
 //!

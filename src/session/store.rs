@@ -13,7 +13,8 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 ///
 /// The life of a session is the life of its entry. Every verb that writes also sets how long the
 /// entry lives yet: the session's idle timeout, or what is left of its absolute lifetime if that is
-/// less. A store never evicts a session to make room for another; it refuses the new one.
+/// less. A store never evicts a session to make room for another; it refuses the new one. Every call
+/// ends in a bounded time, with [`StoreError::timeout`](crate::StoreError::timeout) if need be.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a session store",
     note = "use a `Backend`, a `session::MemoryStore`, or an `Arc` of one of them"
