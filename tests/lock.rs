@@ -2,9 +2,9 @@
 
 #![cfg(all(feature = "lock", feature = "redis"))]
 
-// By path, as `mod support;` here would mean another file.
-#[path = "support/mod.rs"]
 mod support;
+#[macro_use]
+mod harness;
 
 /// One file for each side of a lock. `cfg(test)` tells clippy that helpers may unwrap, too.
 #[cfg(test)]
@@ -13,7 +13,7 @@ mod tests {
     mod conformance;
     mod exclusion;
     mod faults;
-    mod harness;
     mod model;
+    mod spy;
     mod waiting;
 }

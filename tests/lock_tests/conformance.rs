@@ -1,12 +1,13 @@
 //! What every store must answer, and what every guard must know.
 
-use super::harness::{HOUR, Harness, Spy, eventually, over_both};
+use super::spy::{HOUR, Spy, eventually, locks, settle, two};
+use crate::harness::Harness;
 use std::time::Duration;
 use towerkeep::lock::{Attempt, LockStore, Locks};
 
 const TTL: Duration = Duration::from_secs(30);
 
-over_both! { towerkeep::Clock::manual();
+on_every_backend! {
     a_lock_has_one_holder_and_fences_rise_from_one_to_the_next,
     a_repeated_acquisition_says_the_same_again,
     an_expired_lock_is_free_and_its_stale_holder_can_do_nothing,
@@ -19,7 +20,7 @@ over_both! { towerkeep::Clock::manual();
 }
 
 async fn a_lock_has_one_holder_and_fences_rise_from_one_to_the_next(harness: Harness) {
-    let [here, there] = harness.locks();
+    let [here, there] = locks(&two(&harness).await);
     let mut last = 0;
     for _ in 0..3 {
         for (locks, other) in [(&here, &there), (&there, &here)] {
@@ -36,7 +37,7 @@ async fn a_lock_has_one_holder_and_fences_rise_from_one_to_the_next(harness: Har
 }
 
 async fn a_repeated_acquisition_says_the_same_again(harness: Harness) {
-    let [store, other] = &harness.backends;
+    let [store, other] = two(&harness).await;
     let first = store.acquire("a", "token", TTL).await.unwrap();
     assert!(matches!(first, Attempt::Acquired { .. }));
     harness.advance(TTL / 2);
@@ -47,7 +48,7 @@ async fn a_repeated_acquisition_says_the_same_again(harness: Harness) {
 }
 
 async fn an_expired_lock_is_free_and_its_stale_holder_can_do_nothing(harness: Harness) {
-    let [here, there] = harness.locks();
+    let [here, there] = locks(&two(&harness).await);
     let stale = here.lock("a").ttl(TTL).acquire().await.unwrap();
     let stale_too = here.lock("b").ttl(TTL).acquire().await.unwrap();
     harness.advance(TTL);
@@ -64,14 +65,16 @@ async fn an_expired_lock_is_free_and_its_stale_holder_can_do_nothing(harness: Ha
 }
 
 async fn a_dropped_guard_releases(harness: Harness) {
-    let [here, there] = harness.locks();
+    let backends = two(&harness).await;
+    let [here, there] = locks(&backends);
     drop(here.lock("a").ttl(TTL).auto_renew().acquire().await.unwrap());
-    harness.settle().await;
+    settle(&backends).await;
     there.try_lock("a").acquire().await.unwrap().release().await.unwrap();
 }
 
 async fn a_refused_renewal_is_a_loss(harness: Harness) {
-    let [here, there] = harness.locks();
+    let backends = two(&harness).await;
+    let [here, there] = locks(&backends);
     let ttl = Duration::from_secs(1);
     let guard = here.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
     harness.advance(ttl);
@@ -79,41 +82,43 @@ async fn a_refused_renewal_is_a_loss(harness: Harness) {
     guard.lost().await;
     assert!(guard.valid_for().is_zero() && guard.check().unwrap_err().is_lost());
     drop(guard);
-    harness.settle().await;
+    settle(&backends).await;
     current.release().await.unwrap();
 }
 
 async fn a_renewed_lock_outlives_its_ttl(harness: Harness) {
-    let spy = Spy::new(&harness.backends[0]);
+    let backends = two(&harness).await;
+    let spy = Spy::new(&backends[0]);
     let ttl = Duration::from_millis(1_500);
     let guard = Locks::new(spy.clone()).lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
     for renewals in 1..=3 {
         eventually("renewals go on", || spy.renewals() >= renewals).await;
         harness.advance(ttl - Duration::from_millis(1));
     }
-    let refused = harness.locks()[1].try_lock("a").acquire().await.unwrap_err();
+    let refused = locks(&backends)[1].try_lock("a").acquire().await.unwrap_err();
     assert!(refused.is_contended());
     guard.check().unwrap();
     guard.release().await.unwrap();
 }
 
 async fn a_lock_that_was_granted_too_late_is_given_back(harness: Harness) {
-    let spy = Spy::new(&harness.backends[0]).keep_replies();
+    let backends = two(&harness).await;
+    let spy = Spy::new(&backends[0]).keep_replies();
     let ttl = Duration::from_millis(20);
     let late = async {
         tokio::time::sleep(ttl).await;
         spy.reply();
     };
-    let locks = Locks::new(spy.clone());
-    let (acquired, ()) = tokio::join!(locks.lock("a").ttl(ttl).acquire(), late);
+    let granted = Locks::new(spy.clone());
+    let (acquired, ()) = tokio::join!(granted.lock("a").ttl(ttl).acquire(), late);
     assert!(acquired.unwrap_err().is_lost());
-    harness.settle().await;
-    let other = harness.locks()[1].try_lock("a").acquire().await;
+    settle(&backends).await;
+    let other = locks(&backends)[1].try_lock("a").acquire().await;
     assert!(other.is_ok(), "the store's clock stood still, so only a release frees the lock");
 }
 
 async fn names_that_differ_are_different_locks(harness: Harness) {
-    let locks = &harness.locks()[0];
+    let locks = Locks::new(harness.backend.clone());
     let (long, longer) = ("x".repeat(128), "x".repeat(129));
     let names = ["", "job:7", "job:8", "job{7}", "job 7", "#x", "ä", &long, &longer];
     let mut guards = Vec::new();
@@ -126,7 +131,8 @@ async fn names_that_differ_are_different_locks(harness: Harness) {
 
 async fn a_ttl_out_of_bounds_is_refused_with_the_fix(harness: Harness) {
     for ttl in [Duration::ZERO, Duration::from_millis(9), Duration::MAX] {
-        let error = harness.locks()[0].lock("a").ttl(ttl).acquire().await.unwrap_err();
+        let error =
+            Locks::new(harness.backend.clone()).lock("a").ttl(ttl).acquire().await.unwrap_err();
         let store = error.store_error().unwrap();
         assert!(store.is_config() && store.to_string().contains("auto_renew"), "{store}");
     }

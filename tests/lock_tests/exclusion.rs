@@ -1,7 +1,10 @@
 //! Never two holders at a time, by the locks' own clock and by the holders' belief.
 
-use super::harness::{HOUR, Harness, PATIENCE, Spy, over_both, redis_at};
-use crate::support::{proxy::FaultProxy, server::RedisServer};
+use super::spy::{HOUR, PATIENCE, Spy, locks, redis_at, two_live};
+use crate::{
+    harness::Harness,
+    support::{proxy::FaultProxy, server::RedisServer},
+};
 use std::{
     mem,
     sync::{
@@ -11,19 +14,19 @@ use std::{
     time::Duration,
 };
 use tokio::task::JoinSet;
-use towerkeep::{Clock, lock::Locks};
+use towerkeep::lock::Locks;
 
 const TASKS: usize = 32;
 const ROUNDS: usize = 12;
 
-over_both! { towerkeep::Clock::system();
+on_every_backend! {
     one_of_32_tasks_holds_the_lock_and_the_fences_rise,
     the_holder_knows_of_its_loss_before_another_holds_the_lock,
     the_holder_counts_from_before_the_question,
 }
 
 async fn one_of_32_tasks_holds_the_lock_and_the_fences_rise(harness: Harness) {
-    let fences = contend(&harness.locks()).await;
+    let fences = contend(&locks(&two_live(&harness).await)).await;
     assert_eq!(fences.len(), TASKS * ROUNDS);
     assert!(fences.is_sorted_by(|a, b| a < b), "in the order of holding: {fences:?}");
 }
@@ -60,10 +63,8 @@ async fn waiters_do_not_storm_the_store() {
     let server = RedisServer::start();
     let proxy = FaultProxy::start(server.port());
     let url = proxy.url();
-    let handles = [
-        Locks::new(redis_at(&url, Clock::system()).await).poll(HOUR),
-        Locks::new(redis_at(&url, Clock::system()).await).poll(HOUR),
-    ];
+    let handles =
+        [Locks::new(redis_at(&url).await).poll(HOUR), Locks::new(redis_at(&url).await).poll(HOUR)];
     let acquisitions = contend(&handles).await.len();
     // An acquisition costs its own question and release, and while it lasts, the first in line of
     // each process asks in vain when it gets there, when it has subscribed, and when it is woken.
@@ -72,7 +73,7 @@ async fn waiters_do_not_storm_the_store() {
 }
 
 async fn the_holder_knows_of_its_loss_before_another_holds_the_lock(harness: Harness) {
-    let [here, there] = harness.locks();
+    let [here, there] = locks(&two_live(&harness).await);
     for _ in 0..20 {
         let ttl = Duration::from_millis(40);
         let first = here.lock("a").ttl(ttl).acquire().await.unwrap();
@@ -85,7 +86,7 @@ async fn the_holder_knows_of_its_loss_before_another_holds_the_lock(harness: Har
 }
 
 async fn the_holder_counts_from_before_the_question(harness: Harness) {
-    let spy = Spy::new(&harness.backends[0]).keep_replies();
+    let spy = Spy::new(&harness.live().await).keep_replies();
     let (locks, delay) = (Locks::new(spy.clone()), Duration::from_millis(100));
     let late = async {
         tokio::time::sleep(delay).await;

@@ -1,29 +1,33 @@
 //! What goes wrong between a holder and the store, and what must not come of it.
 
-use super::harness::{HOUR, Harness, PATIENCE, PREFIX, Spy, eventually, over_both, redis_at};
-use crate::support::{
-    proxy::{FaultProxy, Mode},
-    server::RedisServer,
+use super::spy::{HOUR, PATIENCE, Spy, eventually, locks, redis_at, settle, two_live};
+use crate::{
+    harness::{Harness, PREFIX},
+    support::{
+        proxy::{FaultProxy, Mode},
+        server::RedisServer,
+    },
 };
 use std::time::{Duration, Instant};
-use towerkeep::{Backend, Clock, lock::Locks};
+use towerkeep::{Backend, lock::Locks};
 
-over_both! { towerkeep::Clock::system();
+on_every_backend! {
     an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind,
 }
 
 async fn an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind(harness: Harness) {
-    let spy = Spy::new(&harness.backends[0]).keep_replies();
-    let locks = Locks::new(spy.clone());
-    let acquisition = tokio::spawn(async move { locks.lock("a").ttl(HOUR).acquire().await });
+    let backends = two_live(&harness).await;
+    let spy = Spy::new(&backends[0]).keep_replies();
+    let dropped = Locks::new(spy.clone());
+    let acquisition = tokio::spawn(async move { dropped.lock("a").ttl(HOUR).acquire().await });
     eventually("the store has granted it", || spy.acquires() == 1).await;
     acquisition.abort();
     assert!(acquisition.await.unwrap_err().is_cancelled());
 
-    let other = &harness.locks()[1];
+    let [_, other] = locks(&backends);
     assert!(other.try_lock("a").acquire().await.unwrap_err().is_contended(), "granted and held");
     spy.reply();
-    harness.settle().await;
+    settle(&backends).await;
     drop(other.try_lock("a").acquire().await.unwrap());
 }
 
@@ -36,7 +40,7 @@ fn lock_keys(server: &RedisServer) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_are_as_documented_and_expire() {
     let server = RedisServer::start();
-    let locks = Locks::new(redis_at(&server.url(), Clock::system()).await);
+    let locks = Locks::new(redis_at(&server.url()).await);
     let ttl = Duration::from_secs(30);
     let guard = locks.lock("job:7").ttl(ttl).acquire().await.unwrap();
     let (lock, fence) = (format!("{PREFIX}:lock:{{job:7}}"), format!("{PREFIX}:lock:{{job:7}}:f"));
@@ -57,7 +61,7 @@ async fn the_keys_are_as_documented_and_expire() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fence_rises_when_its_counter_is_lost_and_when_the_clock_is_set_back() {
     let server = RedisServer::start();
-    let locks = Locks::new(redis_at(&server.url(), Clock::system()).await);
+    let locks = Locks::new(redis_at(&server.url()).await);
     let mut last = 0;
     for round in 0..6 {
         let guard = locks.lock("a").acquire().await.unwrap();
@@ -79,7 +83,7 @@ async fn the_fence_rises_when_its_counter_is_lost_and_when_the_clock_is_set_back
 async fn an_acquisition_a_renewal_and_a_release_are_one_round_trip_each() {
     let server = RedisServer::start();
     let proxy = FaultProxy::start(server.port());
-    let locks = Locks::new(redis_at(&proxy.url(), Clock::system()).await);
+    let locks = Locks::new(redis_at(&proxy.url()).await);
     let warm = locks.lock("a").wait(PATIENCE).acquire().await.unwrap();
     warm.renew().await.unwrap();
     warm.release().await.unwrap();
@@ -95,7 +99,7 @@ async fn an_acquisition_a_renewal_and_a_release_are_one_round_trip_each() {
 async fn an_acquisition_whose_answer_is_lost_fails_and_is_released() {
     let server = RedisServer::start();
     let proxy = FaultProxy::start(server.port());
-    let backend = redis_at(&proxy.url(), Clock::system()).await;
+    let backend = redis_at(&proxy.url()).await;
     let locks = Locks::new(backend.clone());
     locks.lock("warm").acquire().await.unwrap().release().await.unwrap();
 
@@ -160,7 +164,7 @@ async fn a_killed_server_is_a_clear_error_and_a_held_lock_ends_at_its_deadline()
 async fn a_lock_survives_a_short_cut_of_the_link() {
     let server = RedisServer::start();
     let proxy = FaultProxy::start(server.port());
-    let spy = Spy::new(&redis_at(&proxy.url(), Clock::system()).await);
+    let spy = Spy::new(&redis_at(&proxy.url()).await);
     let locks = Locks::new(spy.clone());
     let ttl = Duration::from_secs(3);
     let guard = locks.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();

@@ -1,11 +1,12 @@
 //! Random histories on memory, on Redis and on a naive model: all three answer alike.
 
-use super::harness::Harness;
+use super::spy::two;
+use crate::harness::Harness;
 use proptest::{collection::vec, prelude::*, test_runner::Config};
 use std::{collections::HashMap, time::Duration};
 use tokio::runtime::Runtime;
 use towerkeep::{
-    Clock,
+    Backend,
     lock::{Attempt, LockStore},
 };
 
@@ -93,10 +94,13 @@ impl Naive {
 #[test]
 fn memory_redis_and_the_model_agree_reply_for_reply() {
     let runtime = Runtime::new().unwrap();
-    let clock = Clock::manual();
-    let (memory, redis) = runtime.block_on(async {
-        (Harness::memory(clock.clone()).await, Harness::redis(clock.clone()).await)
+    let (harness, redis) = runtime.block_on(async {
+        let harness = Harness::redis().await;
+        let redis = two(&harness).await;
+        (harness, redis)
     });
+    let clock = &harness.clock;
+    let memory = Backend::builder().clock(clock.clone()).memory();
     let history = std::cell::Cell::new(0);
     let config = Config { cases: 96, failure_persistence: None, ..Config::default() };
     proptest!(config, |(steps in steps())| {
@@ -107,7 +111,7 @@ fn memory_redis_and_the_model_agree_reply_for_reply() {
         runtime.block_on(async {
             for (at, step) in steps.iter().enumerate() {
                 naive.now = clock.now();
-                let stores = [&memory.backends[0], &redis.backends[at % 2]];
+                let stores = [&memory, &redis[at % 2]];
                 match step {
                     Step::Acquire { name, token, ttl } => {
                         let (name, token) = (&names[*name], tokens[*token]);
@@ -134,7 +138,7 @@ fn memory_redis_and_the_model_agree_reply_for_reply() {
                         }
                     }
                     // The clock is one for both; the server's keys age with it.
-                    Step::Advance(by) => redis.advance(*by),
+                    Step::Advance(by) => harness.advance(*by),
                 }
             }
             Ok(())

@@ -1,10 +1,11 @@
 //! How a lock is waited for: woken by hints and by expiry, in line, with an end.
 
-use super::harness::{HOUR, Harness, PATIENCE, Spy, eventually, over_both};
+use super::spy::{HOUR, PATIENCE, Spy, eventually, locks, settle, two_live};
+use crate::harness::Harness;
 use std::{mem, time::Duration};
 use towerkeep::lock::{Guard, Locks};
 
-over_both! { towerkeep::Clock::system();
+on_every_backend! {
     a_release_wakes_a_waiter,
     a_waiter_without_hints_polls,
     an_expiry_wakes_a_waiter,
@@ -21,8 +22,9 @@ fn wait(locks: &Locks) -> tokio::task::JoinHandle<Guard> {
 
 /// The poll and the TTL are an hour away: only the hint can wake it.
 async fn a_release_wakes_a_waiter(harness: Harness) {
-    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
-    let spy = Spy::new(&harness.backends[1]);
+    let backends = two_live(&harness).await;
+    let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&backends[1]);
     let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
     eventually("it asks, subscribes, and asks again", || spy.acquires() == 2).await;
     holder.release().await.unwrap();
@@ -31,8 +33,9 @@ async fn a_release_wakes_a_waiter(harness: Harness) {
 }
 
 async fn a_waiter_without_hints_polls(harness: Harness) {
-    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
-    let spy = Spy::new(&harness.backends[1]).deaf();
+    let backends = two_live(&harness).await;
+    let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&backends[1]).deaf();
     let waiter = wait(&Locks::new(spy.clone()).poll(Duration::from_millis(20)));
     eventually("it polls", || spy.acquires() > 3).await;
     holder.release().await.unwrap();
@@ -42,12 +45,14 @@ async fn a_waiter_without_hints_polls(harness: Harness) {
 /// The poll is an hour away, and nobody releases.
 async fn an_expiry_wakes_a_waiter(harness: Harness) {
     let ttl = Duration::from_millis(100);
-    mem::forget(harness.locks()[0].lock("a").ttl(ttl).acquire().await.unwrap());
-    drop(wait(&harness.locks()[1]).await.unwrap());
+    let backends = two_live(&harness).await;
+    mem::forget(locks(&backends)[0].lock("a").ttl(ttl).acquire().await.unwrap());
+    drop(wait(&locks(&backends)[1]).await.unwrap());
 }
 
 async fn a_wait_has_an_end(harness: Harness) {
-    let [here, there] = harness.locks();
+    let backends = two_live(&harness).await;
+    let [here, there] = locks(&backends);
     let holder = here.lock("a").ttl(HOUR).acquire().await.unwrap();
     for _ in 0..2 {
         let wait = Duration::from_millis(30);
@@ -62,8 +67,9 @@ async fn a_wait_has_an_end(harness: Harness) {
 async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_asks(
     harness: Harness,
 ) {
-    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
-    let spy = Spy::new(&harness.backends[1]);
+    let backends = two_live(&harness).await;
+    let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&backends[1]);
     let locks = Locks::new(spy.clone()).poll(HOUR);
     let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
     let waiters = 8;
@@ -88,8 +94,9 @@ async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_as
 }
 
 async fn a_crowd_is_sent_away(harness: Harness) {
-    let holder = harness.locks()[0].lock("a").ttl(HOUR).acquire().await.unwrap();
-    let locks = harness.locks()[1].clone().max_waiters(1);
+    let backends = two_live(&harness).await;
+    let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let locks = locks(&backends)[1].clone().max_waiters(1);
     let mut first = Box::pin(locks.lock("a").wait(PATIENCE).acquire());
     assert!(futures_util::poll!(&mut first).is_pending());
     let error = locks.lock("a").wait(PATIENCE).acquire().await.unwrap_err();
@@ -101,14 +108,15 @@ async fn a_crowd_is_sent_away(harness: Harness) {
 }
 
 async fn a_waiter_that_gives_up_leaves_no_lock_behind(harness: Harness) {
-    let [here, there] = harness.locks();
+    let backends = two_live(&harness).await;
+    let [here, there] = locks(&backends);
     let holder = here.lock("a").ttl(HOUR).acquire().await.unwrap();
-    let spy = Spy::new(&harness.backends[1]);
+    let spy = Spy::new(&backends[1]);
     let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
     eventually("it waits", || spy.acquires() == 2).await;
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
     holder.release().await.unwrap();
-    harness.settle().await;
+    settle(&backends).await;
     drop(there.try_lock("a").acquire().await.unwrap());
 }

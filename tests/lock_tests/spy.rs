@@ -1,6 +1,6 @@
-//! What every test of the locks runs over.
+//! What the tests of the locks share.
 
-use crate::support::{resp::RespClient, server::RedisServer};
+use crate::harness::{Harness, PREFIX};
 use std::{
     sync::{
         Arc,
@@ -10,12 +10,10 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use towerkeep::{
-    Backend, Clock, StoreFuture, Tasks,
+    Backend, StoreFuture, Tasks,
     lock::{Attempt, LockStore, Locks},
     pubsub::Subscription,
 };
-
-pub(super) const PREFIX: &str = "t";
 
 /// A wait that no test that works comes near.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,63 +21,33 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// A TTL and a poll interval that no test outlives: what happens has another cause.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Two processes' views of the same locks.
-pub(super) struct Harness {
-    pub(super) backends: [Backend; 2],
-    clock: Clock,
-    pub(super) server: Option<RedisServer>,
+/// Two processes' views of the same locks, by the test's clock.
+pub(super) async fn two(harness: &Harness) -> [Backend; 2] {
+    [harness.backend.clone(), harness.another().await]
 }
 
-impl Harness {
-    pub(super) async fn memory(clock: Clock) -> Self {
-        let backend = Backend::builder().clock(clock.clone()).memory();
-        Self { backends: [backend.clone(), backend], clock, server: None }
-    }
-
-    pub(super) async fn redis(clock: Clock) -> Self {
-        let server = RedisServer::start();
-        let backends = [
-            redis_at(&server.url(), clock.clone()).await,
-            redis_at(&server.url(), clock.clone()).await,
-        ];
-        Self { backends, clock, server: Some(server) }
-    }
-
-    pub(super) fn locks(&self) -> [Locks; 2] {
-        self.backends.clone().map(|backend| Locks::new(backend).poll(HOUR))
-    }
-
-    /// Moves the manual clock, and shortens the TTLs on the server as the time would have.
-    pub(super) fn advance(&self, by: Duration) {
-        self.clock.advance(by);
-        if let Some(server) = &self.server {
-            age(&mut server.client(), by);
-        }
-    }
-
-    /// Waits for the releases by `Drop`.
-    pub(super) async fn settle(&self) {
-        for backend in &self.backends {
-            assert_eq!(backend.shutdown(PATIENCE).await, 0);
-        }
-    }
+/// The same, by the real time.
+pub(super) async fn two_live(harness: &Harness) -> [Backend; 2] {
+    let one = harness.live().await;
+    let another = if harness.server().is_some() { harness.live().await } else { one.clone() };
+    [one, another]
 }
 
-pub(super) async fn redis_at(url: &str, clock: Clock) -> Backend {
-    Backend::builder()
-        .prefix(PREFIX)
-        .clock(clock)
-        .deadline(Duration::from_secs(5))
-        .redis(url)
-        .await
-        .unwrap()
+/// Locks that do not poll.
+pub(super) fn locks(backends: &[Backend; 2]) -> [Locks; 2] {
+    backends.clone().map(|backend| Locks::new(backend).poll(HOUR))
 }
 
-fn age(client: &mut RespClient, by: Duration) {
-    for key in client.command(&["KEYS", &format!("{PREFIX}:*")]).texts() {
-        let left = client.command(&["PTTL", &key]).int();
-        assert!(left >= 0, "{key} has no TTL");
-        client.command(&["PEXPIRE", &key, &(left - by.as_millis() as i64).to_string()]);
+/// A backend as an application has it.
+pub(super) async fn redis_at(url: &str) -> Backend {
+    let builder = Backend::builder().prefix(PREFIX).deadline(Duration::from_secs(5));
+    builder.redis(url).await.unwrap()
+}
+
+/// Waits for the releases by `Drop`.
+pub(super) async fn settle(backends: &[Backend; 2]) {
+    for backend in backends {
+        assert_eq!(backend.shutdown(PATIENCE).await, 0);
     }
 }
 
@@ -168,23 +136,3 @@ pub(super) async fn eventually(what: &str, done: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
-
-/// Runs each test over memory and over Redis.
-macro_rules! over_both {
-    ($clock:expr; $($test:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test($crate::tests::harness::Harness::memory($clock).await).await;
-            })*
-        }
-
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $test() {
-                super::$test($crate::tests::harness::Harness::redis($clock).await).await;
-            })*
-        }
-    };
-}
-pub(super) use over_both;
