@@ -73,7 +73,7 @@ pub(crate) fn in_task_span<F: Future>(future: F) -> impl Future<Output = F::Outp
     #[cfg(feature = "tracing")]
     let future = {
         use tracing::Instrument;
-        future.instrument(tracing::debug_span!(target: "towerkeep", "towerkeep.task"))
+        future.instrument(tracing::debug_span!(target: "towerkeep", TASK_SPAN))
     };
     future
 }
