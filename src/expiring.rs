@@ -139,6 +139,13 @@ impl<V> Expiring<V> {
             }
         }
     }
+
+    /// Makes room in the shards that nobody holds, for an entry whose own shard has nothing to evict:
+    /// a few large entries may all lie in others.
+    fn make_room_elsewhere(&self, key: &str, weight: usize, now_us: u64) -> bool {
+        let mut shards = self.shards.iter().filter_map(|shard| shard.try_lock().ok());
+        shards.any(|mut shard| self.shared.make_room(&mut shard, key, weight, now_us))
+    }
 }
 
 impl<V> fmt::Debug for Expiring<V> {
@@ -345,6 +352,7 @@ impl<V> Entry<'_, V> {
         shared.make_room(self.shard, self.key, weight, self.now_us) || {
             self.map.sweep_all(self.shard, self.now_us);
             shared.make_room(self.shard, self.key, weight, self.now_us)
+                || self.map.make_room_elsewhere(self.key, weight, self.now_us)
         }
     }
 
@@ -418,6 +426,17 @@ mod tests {
         put(&map, &same_shard[3], 1, 1_000).unwrap();
         let held: Vec<bool> = same_shard.iter().map(|key| get(&map, key).is_some()).collect();
         assert_eq!(held, [true, false, true, true]);
+    }
+
+    #[test]
+    fn an_entry_whose_shard_is_empty_evicts_from_another() {
+        let (_, map) = map(3, WhenFull::EvictLeastRecentlyUsed);
+        for key in keys_of_one_shard(&map, 3) {
+            put(&map, &key, 1, 1_000).unwrap();
+        }
+        let elsewhere = (0..).map(|n: u32| n.to_string()).find(|key| map.shard_of(key) != 0);
+        put(&map, &elsewhere.unwrap(), 1, 1_000).unwrap();
+        assert_eq!(map.len(), 3);
     }
 
     #[test]

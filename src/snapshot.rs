@@ -5,10 +5,8 @@
 //!   · u32 length, body                                                    all big-endian
 //! ```
 
-use crate::body::ResponseBody;
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::fmt;
 
 /// Changes with the format. A blob of another version is never guessed at.
@@ -73,14 +71,6 @@ impl Snapshot {
         let length = blob.try_get_u32().ok()? as usize;
         let body = take(blob, length)?;
         Some(Self { status, headers, body })
-    }
-
-    /// The response again. The body's bytes are shared, not copied.
-    pub(crate) fn into_response<B: Body>(self) -> Response<ResponseBody<B>> {
-        let mut response = Response::new(ResponseBody::full(self.body));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        response
     }
 
     /// About how much memory it takes.

@@ -71,17 +71,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 type App = BoxCloneSyncService<Request<Body>, Response<ResponseBody<Body>>, Infallible>;
 
+/// What a handler answers in its run of that number, from 1.
+type Answer = dyn Fn(usize, &Request<Body>) -> Response<Body> + Send + Sync;
+
 /// A handler that counts its runs, and lets them end only when it is told to.
 struct Origin {
     runs: AtomicUsize,
     running: AtomicUsize,
     ended: AtomicUsize,
     gate: Semaphore,
-    answer: Box<dyn Fn(usize, &Request<Body>) -> Response<Body> + Send + Sync>,
+    answer: Box<Answer>,
 }
 
 impl Origin {
-    /// Answers at once. The closure is told the number of the run, from 1.
+    /// Answers at once.
     fn open(
         answer: impl Fn(usize, &Request<Body>) -> Response<Body> + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -248,8 +251,8 @@ async fn a_stored_response_is_answered_with_its_age_and_the_handler_rests(harnes
 }
 
 async fn what_is_not_for_everyone_is_never_replayed(harness: Harness) {
-    type Answer = fn(&Request<Body>) -> Response<Body>;
-    let cases: [(&str, &str, Answer); 12] = [
+    type Handler = fn(&Request<Body>) -> Response<Body>;
+    let cases: [(&str, &str, Handler); 12] = [
         ("no-freshness", "", |_| Response::new("x".into())),
         ("no-store", "", |_| with("max-age=60, no-store", "x")),
         ("private", "", |_| with("max-age=60, private", "x")),

@@ -418,7 +418,7 @@ async fn every_verb_is_one_round_trip() {
     let backend = Backend::redis(proxy.url()).await.unwrap();
     let verbs = async || {
         let at = address("e");
-        let turns = [
+        [
             proxy.turns_of(backend.lease(&at, "a", LENGTH, None)).await.1,
             proxy.turns_of(backend.renew(&at, "a", LENGTH)).await.1,
             proxy.turns_of(backend.fill(&at, "a", fill("body", 60))).await.1,
@@ -426,8 +426,7 @@ async fn every_verb_is_one_round_trip() {
             proxy.turns_of(backend.lease(&at, "b", LENGTH, Some("a"))).await.1,
             proxy.turns_of(backend.release(&at, "b", Verdict::Failed)).await.1,
             proxy.turns_of(backend.purge(&["e".into(), "f".into()])).await.1,
-        ];
-        turns
+        ]
     };
     verbs().await; // the server learns the scripts
     assert_eq!(verbs().await, [1; 7]);
