@@ -35,10 +35,12 @@ use tokio::{
 };
 use tower::Service;
 
-/// How often one who waits looks by itself. The first look comes early, as most handlers are quick;
-/// the later ones only make up for a lost hint.
+/// How soon one who waits without hints looks by itself, as most handlers are quick; each further
+/// pause is twice as long, up to the last one.
 const FIRST_LOOK: Duration = Duration::from_millis(25);
-const LATER_LOOKS: Duration = Duration::from_secs(1);
+
+/// How often one who waits for hints looks by itself, in case one was lost.
+const LAST_LOOKS: Duration = Duration::from_secs(1);
 
 /// How long one who waits for hints waits for the subscription. Without it, it only looks.
 const SUBSCRIBED_WITHIN: Duration = Duration::from_millis(100);
@@ -209,8 +211,8 @@ fn unavailable(error: &StoreError) -> Rejection {
 struct Wait {
     until: Instant,
     hints: Subscription,
-    subscribed: bool,
-    pause: Duration,
+    /// Between two looks; `None` before the first.
+    pause: Option<Duration>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -219,13 +221,8 @@ impl Wait {
     fn begin(config: &Config, id: &str) -> Option<Self> {
         let InFlight::Wait { max } = config.in_flight else { return None };
         let place = config.waiters.clone().try_acquire_owned().ok()?;
-        Some(Self {
-            until: Instant::now() + max,
-            hints: config.store.watch(id),
-            subscribed: false,
-            pause: FIRST_LOOK,
-            _place: place,
-        })
+        let until = Instant::now() + max;
+        Some(Self { until, hints: config.store.watch(id), pause: None, _place: place })
     }
 
     /// Waits until it is worth looking again; `false` once the wait is over. `left` is what the
@@ -235,19 +232,60 @@ impl Wait {
         if rest.is_zero() {
             return false;
         }
-        if !self.subscribed {
-            // From here on no hint is missed; what came before is seen by the look that follows.
-            self.subscribed = true;
-            self.hints.ready(SUBSCRIBED_WITHIN.min(rest)).await;
+        let Some(pause) = self.pause else {
+            // What came before the subscription is seen by the look that follows; what comes after it
+            // is told.
+            let told = self.hints.ready(SUBSCRIBED_WITHIN.min(rest)).await;
+            self.pause = Some(if told { LAST_LOOKS } else { FIRST_LOOK });
             return true;
-        }
-        let jittered =
-            self.pause / 2 + Duration::from_micros(token::jitter(self.pause.as_micros() as u64));
-        self.pause = (self.pause * 2).min(LATER_LOOKS);
+        };
+        self.pause = Some((pause * 2).min(LAST_LOOKS));
         tokio::select! {
             _ = self.hints.recv() => {}
-            () = sleep(jittered.min(left).min(rest)) => {}
+            () = sleep(jittered(pause).min(left).min(rest)) => {}
         }
         true
+    }
+}
+
+/// Half of it to one and a half, so that those who wait together do not look together.
+fn jittered(pause: Duration) -> Duration {
+    let spread = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+    pause / 2 + Duration::from_micros(token::jitter(spread))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pubsub::Hints;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    fn waiting(hints: &Hints, max: Duration, pause: Option<Duration>) -> Wait {
+        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        Wait { until: Instant::now() + max, hints: hints.subscribe("id"), pause, _place: place }
+    }
+
+    #[tokio::test]
+    async fn a_hint_ends_a_pause_long_before_the_next_look() {
+        let hints = Hints::memory();
+        let mut wait = waiting(&hints, LONG, None);
+        assert!(wait.once(LONG).await);
+        assert_eq!(wait.pause, Some(LAST_LOOKS), "whoever is told need not look often");
+        wait.pause = Some(LONG);
+        hints.publish("id", Bytes::new()).await.unwrap();
+        assert!(timeout(Duration::from_secs(20), wait.once(LONG)).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_pause_ends_with_the_lease_and_with_the_wait_when_no_hint_comes() {
+        let hints = Hints::memory();
+        let brief = Duration::from_millis(5);
+        let patience = Duration::from_secs(20);
+        let mut wait = waiting(&hints, LONG, Some(LONG));
+        assert!(timeout(patience, wait.once(brief)).await.unwrap());
+        let mut wait = waiting(&hints, brief, Some(LONG));
+        assert!(timeout(patience, wait.once(LONG)).await.unwrap(), "there is one last look");
+        assert!(!wait.once(LONG).await);
     }
 }
