@@ -14,6 +14,7 @@ mod tests {
     mod exclusion;
     mod faults;
     mod model;
+    mod processes;
     mod spy;
     mod waiting;
 }
