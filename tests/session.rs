@@ -608,6 +608,7 @@ async fn a_full_store_refuses_new_sessions_with_503() {
     let app = app(Backend::builder().max_session_bytes(2_000).memory());
     let mut visitors = Vec::new();
     let refused = loop {
+        assert!(visitors.len() < 100, "the store is never full");
         let visitor = Visitor::new(&app);
         let page = visitor.get("/set/a/1").await;
         if page.status != StatusCode::OK {
