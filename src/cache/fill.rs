@@ -277,7 +277,7 @@ impl Filling {
             headers: headers::to_store(&self.parts.headers, SystemTime::now()),
             body: data,
         };
-        let key = lead.visit.key.canonical.clone();
+        let key = Bytes::copy_from_slice(lead.visit.key.as_bytes());
         let fill = Fill {
             response: Arc::new(StoredResponse { key, snapshot }),
             age,

@@ -30,7 +30,7 @@ impl CacheHandle {
     ///
     /// If the store fails. After a [timeout](StoreError::is_timeout), it may have been purged or not.
     pub async fn purge(&self, uri: &Uri) -> Result<bool, StoreError> {
-        let entries: Vec<_> = Key::all_of(uri).map(|key| key.hash).collect();
+        let entries: Vec<_> = Key::all_of(uri).map(|key| key.hash()).collect();
         Ok(self.store.purge(&entries).await? > 0)
     }
 }

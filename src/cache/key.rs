@@ -1,7 +1,6 @@
 //! What makes two requests the same to the cache.
 
 use crate::key::digest;
-use bytes::Bytes;
 use http::{HeaderName, Request, Uri, header::HOST, uri::Authority};
 
 /// A longer key is not worth its memory; such a request is passed through.
@@ -69,23 +68,15 @@ impl CacheKey {
         if canonical.len() > MAX_KEY {
             return Err(KeyError::TooLong);
         }
-        Ok(Key::new(canonical))
+        Ok(Key(canonical))
     }
 }
 
-/// The key of a request: what it is made of, and the hash under which its entry is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) canonical: Bytes,
-    pub(crate) hash: String,
-}
+/// All that makes two requests the same, as bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key(Vec<u8>);
 
 impl Key {
-    fn new(canonical: Vec<u8>) -> Self {
-        let hash = digest([canonical.as_slice()]);
-        Self { canonical: canonical.into(), hash }
-    }
-
     /// The keys that requests for `uri` may have: HTTP/1 does not say the scheme, HTTP/2 does.
     pub(crate) fn all_of(uri: &Uri) -> impl Iterator<Item = Key> {
         [None, Some("http"), Some("https")].into_iter().map(|scheme| {
@@ -93,8 +84,17 @@ impl Key {
             let host = uri.authority().map_or("", Authority::as_str);
             write_origin(&mut canonical, scheme, host.as_bytes());
             write(&mut canonical, &[target(uri).as_bytes()]);
-            Key::new(canonical)
+            Key(canonical)
         })
+    }
+
+    /// The name of its entry in a store.
+    pub(crate) fn hash(&self) -> String {
+        digest([self.as_bytes()])
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -180,7 +180,7 @@ mod tests {
             ("/a?x=1", "two.example"),
             ("/a?x=1", "one.example:8080"),
         ] {
-            assert_ne!(one.hash, key(uri, &[("host", host)]).unwrap().hash, "{uri} {host}");
+            assert_ne!(one.hash(), key(uri, &[("host", host)]).unwrap().hash(), "{uri} {host}");
         }
     }
 
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn only_declared_headers_count_with_all_their_lines_and_their_absence() {
         let declared = CacheKey::default().header("x-b").header("X-A");
-        let of = |headers: &[(&str, &str)]| declared.of(&request("/", headers)).unwrap().canonical;
+        let of = |headers: &[(&str, &str)]| declared.of(&request("/", headers)).unwrap();
         let keys = [
             of(&[]),
             of(&[("x-a", "")]),
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(of(&[("x-a", "1"), ("x-c", "9")]), keys[2]);
         assert!(declared.declares("x-A") && !declared.declares("x-c"));
         let swapped = CacheKey::default().header("x-a").header("x-b");
-        assert_eq!(swapped.of(&request("/", &[("x-b", "1")])).unwrap().canonical, keys[3]);
+        assert_eq!(swapped.of(&request("/", &[("x-b", "1")])).unwrap(), keys[3]);
     }
 
     #[test]

@@ -57,8 +57,8 @@ impl Policy {
         Self(Kind::Application)
     }
 
-    /// Stores every response with one of the statuses 200, 203, 204, 300, 301, 308 and 410 for `ttl`,
-    /// whatever `max-age` it has. What a response forbids still holds.
+    /// Stores every response with one of the statuses 200, 203, 204, 300, 301, 308 and 410 for `ttl`
+    /// from then on, whatever `max-age` or `Age` it has. What a response forbids still holds.
     ///
     /// For routes whose answer is the same for everyone: a handler that reads a cookie by itself,
     /// not through the session layer, must not be behind it.
@@ -121,24 +121,21 @@ impl Policy {
         if let Some((_, reason)) = forbidden.into_iter().find(|(holds, _)| *holds) {
             return Err(reason);
         }
-        let lifetime = self.lifetime(status, &directives)?;
         let age = age(headers, now);
+        let lifetime = match self.0 {
+            Kind::Application => {
+                let seconds = directives.lifetime().ok_or(Reason::NoFreshness)?;
+                Duration::from_secs(seconds.into())
+            }
+            // From now on, however old it says that it is.
+            Kind::Fixed(ttl) => match status.as_u16() {
+                200 | 203 | 204 | 300 | 301 | 308 | 410 => age.saturating_add(ttl),
+                _ => return Err(Reason::Status),
+            },
+        };
         match age < lifetime {
             true => Ok(Freshness { lifetime, age }),
             false => Err(Reason::Stale),
-        }
-    }
-
-    fn lifetime(&self, status: StatusCode, directives: &Directives) -> Result<Duration, Reason> {
-        match self.0 {
-            Kind::Application => {
-                let seconds = directives.lifetime().ok_or(Reason::NoFreshness)?;
-                Ok(Duration::from_secs(seconds.into()))
-            }
-            Kind::Fixed(ttl) => match status.as_u16() {
-                200 | 203 | 204 | 300 | 301 | 308 | 410 => Ok(ttl),
-                _ => Err(Reason::Status),
-            },
         }
     }
 }
@@ -364,14 +361,16 @@ mod tests {
 
     #[test]
     fn a_fixed_policy_stores_what_everyone_may_have() {
-        let judge = |status: u16| {
+        let judge = |status: u16, lines: &[(&'static str, &str)]| {
             let (key, status) = (CacheKey::default(), StatusCode::from_u16(status).unwrap());
             let policy = Policy::fixed(Duration::from_secs(5));
-            policy.judge(&key, false, status, &HeaderMap::new(), SystemTime::now())
+            policy.judge(&key, false, status, &headers(lines), SystemTime::now())
         };
-        assert_eq!(judge(200), seconds(5, 0));
+        assert_eq!(judge(200, &[]), seconds(5, 0));
+        assert_eq!(judge(200, &[("cache-control", "max-age=0")]), seconds(5, 0));
+        assert_eq!(judge(200, &[("age", "9")]), seconds(14, 9), "fresh for as long all the same");
         for status in [206, 304, 404, 500] {
-            assert_eq!(judge(status), Err(Reason::Status), "{status}");
+            assert_eq!(judge(status, &[]), Err(Reason::Status), "{status}");
         }
     }
 }

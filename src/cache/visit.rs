@@ -67,15 +67,16 @@ impl Visit {
             Ok(key) => key,
             Err(error) => return Admission::Bypass(error.into()),
         };
-        let extensions = request.extensions();
-        if extensions.get::<HandedOn>().is_some_and(|other| *other.0 == *key.hash) {
-            return Admission::Nested;
-        }
         let authorized = request.headers().contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
+        let address = Address::new(key.hash(), lane);
+        let extensions = request.extensions();
+        if extensions.get::<HandedOn>().is_some_and(|other| *other.0 == *address.entry()) {
+            return Admission::Nested;
+        }
         Admission::Visit(Box::new(Self {
-            address: Address::new(key.hash.clone(), lane),
             key,
+            address,
             head: request.method() == Method::HEAD,
             authorized,
             conditions: Conditions::of(request.headers()),
@@ -93,7 +94,7 @@ impl Visit {
             Lookup::Found(found) => found,
             Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
         };
-        if found.response.key != self.key.canonical {
+        if *found.response.key != *self.key.as_bytes() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
         }
         if found.fresh_for.is_zero() {
@@ -120,7 +121,7 @@ impl Visit {
 
     /// What waiters for the same response have in common.
     pub(crate) fn flight(&self) -> String {
-        format!("{}{}", self.key.hash, self.address.lease())
+        format!("{}{}", self.address.entry(), self.address.lease())
     }
 
     /// Whether a session was touched, as far as the request tells.
@@ -130,6 +131,6 @@ impl Visit {
 
     /// Notes that the request is handed on by this cache.
     pub(crate) fn mark(&self, extensions: &mut Extensions) {
-        extensions.insert(HandedOn(self.key.hash.as_str().into()));
+        extensions.insert(HandedOn(self.address.entry().into()));
     }
 }
