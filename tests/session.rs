@@ -615,6 +615,7 @@ async fn a_full_store_refuses_new_sessions_with_503() {
             break page;
         }
         visitors.push(visitor);
+        assert!(visitors.len() < 20, "twenty sessions take more than 2,000 bytes");
     };
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((refused.header(header::RETRY_AFTER), refused.cookies()), ("1", 0));
