@@ -22,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::{HeaderMap, Method, StatusCode, header::RETRY_AFTER};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -410,34 +410,51 @@ async fn a_lease_is_renewed_for_as_long_as_the_handler_runs_and_no_longer(harnes
     shop.gate.let_in(1);
     assert_eq!(running.await.unwrap().body, "run 1");
     assert!(send(&app, keyed("/slow", "k", "order")).await.is_replay());
+    let _ = spy.rules.renewed.notified().now_or_never(); // one that came just before the end
     let late = tokio::time::timeout(lease, spy.rules.renewed.notified()).await;
     assert!(late.is_err(), "a renewal came after the end");
 }
 
 /// Also shows that these tests can see two runs of a request, where one would be wrong.
 async fn a_run_that_was_taken_over_records_nothing(harness: Harness) {
-    let shop = Shop::default();
-    let app = shop.router(IdempotencyLayer::new(harness.backend.clone()).lease(LEASE));
-    let paused = app.clone();
-    let paused = tokio::spawn(async move { send(&paused, keyed("/slow", "k", "order")).await });
-    shop.started.notified().await;
+    let entered = Arc::new(AtomicUsize::new(0));
+    let started = Arc::new(Notify::new());
+    let gates = Arc::new([Gate::default(), Gate::default()]);
+    let (seen, starting, closed) = (entered.clone(), started.clone(), gates.clone());
+    let app: Router = Router::new()
+        .route(
+            "/",
+            post(async move || {
+                let run = seen.fetch_add(1, SeqCst);
+                starting.notify_one();
+                closed[run].pass().await;
+                format!("run {run}")
+            }),
+        )
+        .layer(IdempotencyLayer::new(harness.backend.clone()).lease(LEASE));
+    let request = || keyed("/", "k", "order");
+    let run = || {
+        let app = app.clone();
+        tokio::spawn(async move { send(&app, request()).await })
+    };
+    let paused = run();
+    started.notified().await;
     // By the store's clock the lease has ended, and no renewal came: the holder was paused.
     harness.advance(LEASE);
-    let successor = app.clone();
-    let successor =
-        tokio::spawn(async move { send(&successor, keyed("/slow", "k", "order")).await });
-    shop.started.notified().await;
-    // The gate lets them in one by one, in the order in which they came.
-    shop.gate.let_in(1);
-    assert_eq!(paused.await.unwrap().body, "run 1");
-    let retry = send(&app, keyed("/slow", "k", "order")).await;
+    let successor = run();
+    started.notified().await;
+
+    gates[0].let_in(1);
+    assert_eq!(paused.await.unwrap().body, "run 0");
+    let retry = send(&app, request()).await;
     assert!(
         matches!(retry.rejection, Some(Rejection::InFlight { .. })),
         "a stale answer is stored"
     );
-    shop.gate.let_in(1);
-    assert_eq!(successor.await.unwrap().body, "run 2");
-    assert_eq!(send(&app, keyed("/slow", "k", "order")).await.body, "run 2");
+    gates[1].let_in(1);
+    assert_eq!(successor.await.unwrap().body, "run 1");
+    assert_eq!(send(&app, request()).await.body, "run 1");
+    assert_eq!(entered.load(SeqCst), 2);
 }
 
 async fn a_panic_is_raised_to_the_client_and_leaves_a_pending_record(harness: Harness) {
