@@ -5,12 +5,12 @@ use crate::{
     tasks::Tasks,
     telemetry,
 };
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{self, Instant},
 };
-use tokio::{sync::watch, task::JoinHandle, time};
 
 /// How long a release in the background is tried again.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
@@ -60,11 +60,11 @@ impl Lease {
     pub(crate) fn new(
         ops: Arc<dyn LeaseOps>,
         middleware: &'static str,
-        asked_at: Instant,
+        asked_at: std::time::Instant,
         length: Duration,
         tasks: Tasks,
     ) -> Self {
-        let state = State { deadline: asked_at + certain(length), lost: false };
+        let state = State { deadline: Instant::from_std(asked_at) + certain(length), lost: false };
         let state = watch::Sender::new(state);
         Self { ops, middleware, length, tasks, state, renewal: None, released: false }
     }
@@ -172,9 +172,9 @@ impl LeaseWatch {
                 return;
             }
             tokio::select! {
-                () = time::sleep_until(state.deadline.into()) => {}
+                () = time::sleep_until(state.deadline) => {}
                 changed = self.0.changed() => if changed.is_err() {
-                    time::sleep_until(state.deadline.into()).await;
+                    time::sleep_until(state.deadline).await;
                 },
             }
         }
@@ -309,11 +309,16 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_millis(90);
 
-    fn lease(store: &Arc<Store>, tasks: &Tasks) -> Lease {
-        Lease::new(store.clone(), "test", Instant::now(), LENGTH, tasks.clone())
+    /// By the clock of the runtime, which moves only while every task waits.
+    fn now() -> std::time::Instant {
+        Instant::now().into_std()
     }
 
-    #[tokio::test]
+    fn lease(store: &Arc<Store>, tasks: &Tasks) -> Lease {
+        Lease::new(store.clone(), "test", now(), LENGTH, tasks.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_renewed_lease_outlives_its_length() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         let mut lease = lease(&store, &tasks);
@@ -325,7 +330,7 @@ mod tests {
         assert_eq!(store.releases.load(SeqCst), 1);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_not_renewed_is_lost_at_its_deadline() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         let lease = lease(&store, &tasks);
@@ -335,28 +340,21 @@ mod tests {
         assert!(lease.is_lost() && lease.valid_for().is_zero());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_refused_renewal_is_a_loss_at_once() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
-        let lease =
-            Lease::new(store.clone(), "test", Instant::now(), Duration::from_secs(3600), tasks);
+        let lease = Lease::new(store.clone(), "test", now(), Duration::from_secs(3600), tasks);
         store.taken.store(true, SeqCst);
         assert!(!lease.renew().await.unwrap());
         lease.watch().lost().await;
         assert!(lease.is_lost());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_release_that_failed_is_tried_again_while_the_lease_lives() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         store.down.store(true, SeqCst);
-        drop(Lease::new(
-            store.clone(),
-            "test",
-            Instant::now(),
-            Duration::from_secs(3600),
-            tasks.clone(),
-        ));
+        drop(Lease::new(store.clone(), "test", now(), Duration::from_secs(3600), tasks.clone()));
         while store.releases.load(SeqCst) < 2 {
             time::sleep(Duration::from_millis(1)).await;
         }
@@ -365,13 +363,13 @@ mod tests {
         let releases = store.releases.load(SeqCst);
 
         store.down.store(true, SeqCst);
-        let long_ago = Instant::now() - LENGTH;
+        let long_ago = now() - LENGTH;
         drop(Lease::new(store.clone(), "test", long_ago, LENGTH, tasks.clone()));
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
         assert_eq!(store.releases.load(SeqCst), releases + 1, "it has ended by itself");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_renewal_that_comes_too_late_does_not_undo_the_loss() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         let lease = lease(&store, &tasks);
@@ -381,10 +379,10 @@ mod tests {
         assert_eq!(store.renewals.load(SeqCst), 0, "a lost lease is not stretched");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_renewal_that_is_granted_after_the_deadline_is_a_loss() {
         let (store, tasks) = (Arc::new(Slow::default()), Tasks::default());
-        let lease = Lease::new(store.clone(), "test", Instant::now(), LENGTH, tasks);
+        let lease = Lease::new(store.clone(), "test", now(), LENGTH, tasks);
         let renewal = async {
             let granted = lease.renew().await.unwrap();
             assert!(!granted && lease.is_lost());
@@ -402,7 +400,7 @@ mod tests {
         assert_eq!(certain(Duration::from_millis(1)), Duration::ZERO);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_store_that_is_down_for_a_while_loses_nothing() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         let mut lease = lease(&store, &tasks);
@@ -416,7 +414,7 @@ mod tests {
         assert!(!lease.is_lost());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_dropped_lease_is_released_by_a_task_and_a_disarmed_one_is_not() {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         drop(lease(&store, &tasks));
