@@ -29,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! The layers belong in an [order](crate::order). What happens when the store fails is a setting of
+//! The layers belong in an [order]. What happens when the store fails is a setting of
 //! each, and stands under *Failure* in its module.
 //!
 //! # Features
@@ -46,7 +46,10 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A build with some of the features leaves parts of the ground floor unused; the full one has none.
-#![cfg_attr(not(feature = "full"), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(feature = "full"),
+    allow(dead_code, unused_imports, unused_variables, clippy::derivable_impls)
+)]
 
 pub mod backend;
 mod body;

@@ -11,7 +11,7 @@ use std::{
 /// an axum extractor.
 ///
 /// A handler runs once for each key as long as the server that runs it lives and reaches the store.
-/// A run that vanishes is [followed](Orphan::Retry) by another, and one that was only paused may go
+/// A run that vanishes is [followed] by another, and one that was only paused may go
 /// on beside it. What a handler does elsewhere is safe against that only with the means here: it
 /// reconciles on a later [`attempt`](Idempotent::attempt), hands the
 /// [`fence`](Idempotent::fence) to a store that refuses lower ones, and its own key to services
@@ -19,7 +19,7 @@ use std::{
 ///
 /// A cheap clone.
 ///
-/// [`Orphan::Retry`]: crate::idempotency::Orphan::Retry
+/// [followed]: crate::idempotency::Orphan::Retry
 #[derive(Clone)]
 pub struct Idempotent(Arc<Inner>);
 

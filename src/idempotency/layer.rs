@@ -52,11 +52,13 @@ pub(crate) struct Config {
     pub(crate) rejection: problem::Rejection<Rejection>,
 }
 
+type ScopeOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
 /// What a key belongs to.
 #[derive(Clone)]
 pub(crate) enum Scope {
     User,
-    By(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>),
+    By(Arc<ScopeOf>),
     Everyone,
 }
 

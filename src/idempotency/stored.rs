@@ -27,6 +27,7 @@ const TOMBSTONE: u8 = 2;
 
 /// The recorded outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub(crate) enum Stored {
     Response {
         snapshot: Snapshot,
