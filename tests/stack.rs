@@ -394,7 +394,7 @@ async fn boxed_and_buffered_services_are_wrapped_like_any_other(harness: Harness
         request.body(Full::<Bytes>::default()).unwrap()
     };
 
-    let boxed = inner.clone().service(BoxCloneService::new(handler.clone()));
+    let boxed = inner.clone().service(BoxCloneService::new(handler));
     let response = boxed.oneshot(request()).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
 
