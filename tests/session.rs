@@ -23,6 +23,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use std::{
@@ -429,24 +430,72 @@ async fn a_session_slides_and_its_cookie_with_it(harness: Harness) {
     assert_eq!(browser.show().await, "");
 }
 
-/// Like the idempotency layer: runs what has to be finished, then hands the response on.
-async fn finishing(request: Request, next: Next) -> axum::response::Response {
-    let finish = request.extensions().get::<Finish>().unwrap().clone();
-    let response = next.run(request).await;
-    finish.run(response.status()).await.unwrap();
-    finish.run(response.status()).await.unwrap();
-    response
+/// Like the idempotency layer: the handler goes on in a task of its own, and its session is finished
+/// there, after a permit of the gate.
+#[derive(Clone)]
+struct Outliving {
+    gate: Arc<Semaphore>,
+    finished: Arc<Notify>,
+    failures: Arc<AtomicUsize>,
+}
+
+impl Outliving {
+    fn new(permits: usize) -> Self {
+        let gate = Arc::new(Semaphore::new(permits));
+        Self { gate, finished: Arc::default(), failures: Arc::default() }
+    }
+
+    fn app(&self, backend: &Backend) -> Router {
+        let this = self.clone();
+        let layer = from_fn(move |request, next| this.clone().run(request, next));
+        routes().layer(layer).layer(SessionLayer::new(backend.clone()))
+    }
+
+    async fn run(self, request: Request, next: Next) -> axum::response::Response {
+        let finish = request.extensions().get::<Finish>().unwrap().clone();
+        let task = tokio::spawn(async move {
+            let response = next.run(request).await;
+            self.gate.acquire().await.unwrap().forget();
+            for _ in 0..2 {
+                let run = finish.run(response.status()).await;
+                self.failures.fetch_add(usize::from(run.is_err()), SeqCst);
+            }
+            self.finished.notify_one();
+            response
+        });
+        task.await.unwrap()
+    }
 }
 
 async fn whoever_lets_a_handler_outlive_its_client_saves_its_session_once(harness: Harness) {
-    let app = routes().layer(from_fn(finishing)).layer(SessionLayer::new(harness.backend.clone()));
-    let visitor = Visitor::new(&app);
+    let outliving = Outliving::new(4);
+    let visitor = Visitor::new(&outliving.app(&harness.backend));
     assert_eq!(visitor.get("/visit").await.cookies(), 1, "the response knows of the commit");
     visitor.get("/visit").await;
     let before = visitor.cookie();
     visitor.get("/rotate").await;
     assert_ne!(visitor.cookie(), before);
     assert_eq!(visitor.show().await, " visits=2");
+    outliving.finished.notified().await;
+
+    // The client leaves: nobody polls the session layer once the handler has begun.
+    let cookies = format!("{COOKIE}={}", visitor.cookie().unwrap());
+    let mut request = Box::pin(send(&visitor.app, "/visit", &cookies));
+    assert!((&mut request).now_or_never().is_none());
+    drop(request);
+    outliving.gate.add_permits(2);
+    outliving.finished.notified().await;
+    assert_eq!(visitor.show().await, " visits=3");
+    assert_eq!(outliving.failures.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_could_not_be_finished_is_not_answered_as_if_it_were() {
+    let outliving = Outliving::new(1);
+    let full = Backend::builder().max_session_bytes(1).memory();
+    let page = send(&outliving.app(&full), "/visit", "").await;
+    assert_eq!((page.status, page.cookies()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+    assert_eq!(outliving.failures.load(SeqCst), 2, "what failed once has failed");
 }
 
 async fn a_plain_service_has_sessions_over_http_1_and_2(harness: Harness) {
@@ -605,7 +654,7 @@ async fn two_sessions_under_two_names_keep_apart() {
 
 #[tokio::test]
 async fn a_full_store_refuses_new_sessions_with_503() {
-    let app = app(Backend::builder().max_session_bytes(2_000).memory());
+    let app = app(Backend::builder().max_session_bytes(50_000).memory());
     let mut visitors = Vec::new();
     let refused = loop {
         assert!(visitors.len() < 100, "the store is never full");
@@ -615,7 +664,7 @@ async fn a_full_store_refuses_new_sessions_with_503() {
             break page;
         }
         visitors.push(visitor);
-        assert!(visitors.len() < 20, "twenty sessions take more than 2,000 bytes");
+        assert!(visitors.len() < 500, "so many sessions take more than 50,000 bytes");
     };
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((refused.header(header::RETRY_AFTER), refused.cookies()), ("1", 0));

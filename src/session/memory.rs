@@ -169,13 +169,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_store_refuses_the_new_session_and_keeps_the_old_ones() {
-        let (clock, store) = store(1_000);
+        // Enough for each shard to have some that could be evicted.
+        let (clock, store) = store(50_000);
         let mut held = Vec::new();
         let error = loop {
             let token = Token::random();
             match create(&store, &token).await {
-                Ok(_) if held.len() < 20 => held.push(token),
-                Ok(_) => panic!("twenty sessions take more than 1,000 bytes"),
+                Ok(_) if held.len() < 500 => held.push(token),
+                Ok(_) => panic!("so many sessions take more than 50,000 bytes"),
                 Err(error) => break error,
             }
         };
