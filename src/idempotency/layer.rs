@@ -56,9 +56,11 @@ pub(crate) struct Config {
 #[derive(Clone)]
 pub(crate) enum Scope {
     User,
-    By(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>),
+    By(Arc<FindScope>),
     Everyone,
 }
+
+type FindScope = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 /// What a request gets whose key is in use by another that is being handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

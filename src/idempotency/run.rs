@@ -177,8 +177,10 @@ impl Run {
     }
 }
 
+type Unsent<R, E> = (HeadSender<R, E>, Response<ResponseBody<R>>);
+
 /// Hands the answer to the client, who may have left.
-fn send<R: Body, E>(unsent: &mut Option<(HeadSender<R, E>, Response<ResponseBody<R>>)>) {
+fn send<R: Body, E>(unsent: &mut Option<Unsent<R, E>>) {
     if let Some((head, response)) = unsent.take() {
         let _ = head.send(Ok(response));
     }

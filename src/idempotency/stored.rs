@@ -26,6 +26,7 @@ const RESPONSE: u8 = 1;
 const TOMBSTONE: u8 = 2;
 
 /// The recorded outcome of a request.
+#[expect(clippy::large_enum_variant, reason = "one exists for a moment, most are the larger kind")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     Response {
