@@ -46,7 +46,7 @@ const LAST_LOOKS: Duration = Duration::from_secs(1);
 const SUBSCRIBED_WITHIN: Duration = Duration::from_millis(100);
 
 /// What becomes of a request with a key.
-#[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
+#[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
 pub(crate) enum Verdict<B: Body, E> {
     Answer(Response<ResponseBody<B>>),
     Run(Detached<B, E>),

@@ -52,15 +52,15 @@ pub(crate) struct Config {
     pub(crate) rejection: problem::Rejection<Rejection>,
 }
 
-type ScopeOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
-
 /// What a key belongs to.
 #[derive(Clone)]
 pub(crate) enum Scope {
     User,
-    By(Arc<ScopeOf>),
+    By(Arc<FindScope>),
     Everyone,
 }
+
+type FindScope = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 /// What a request gets whose key is in use by another that is being handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -177,7 +177,6 @@ impl Run {
     }
 }
 
-/// An answer, and the way to its client.
 type Unsent<R, E> = (HeadSender<R, E>, Response<ResponseBody<R>>);
 
 /// Hands the answer to the client, who may have left.

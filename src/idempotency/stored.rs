@@ -26,8 +26,8 @@ const RESPONSE: u8 = 1;
 const TOMBSTONE: u8 = 2;
 
 /// The recorded outcome of a request.
+#[expect(clippy::large_enum_variant, reason = "one exists for a moment, most are the larger kind")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 pub(crate) enum Stored {
     Response {
         snapshot: Snapshot,
