@@ -136,7 +136,8 @@ impl<B: Body> ResponseBody<B> {
     pub(crate) fn piped(capacity: usize, hint: SizeHint) -> (PipeSender<B::Error>, Self) {
         let (items, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(capacity));
-        let pipe = Pipe { items: receiver, room: room.clone(), hint, task: None, ended: false };
+        let pipe =
+            Pipe { items: receiver, room: room.clone(), capacity, hint, task: None, ended: false };
         (PipeSender { items, room, capacity }, Self { kind: ResponseKind::Piped { pipe } })
     }
 
@@ -252,7 +253,7 @@ impl<E> PipeSender<E> {
     /// Hands a frame on, waiting while more than the pipe's capacity is unread. `false` once the
     /// reader has left.
     pub(crate) async fn send(&self, frame: Result<Frame<Bytes>, E>) -> bool {
-        let cost = self.cost(&frame);
+        let cost = cost(&frame, self.capacity);
         tokio::select! {
             permit = self.room.acquire_many(cost) => match permit {
                 Ok(permit) => permit.forget(),
@@ -272,21 +273,19 @@ impl<E> PipeSender<E> {
     pub(crate) fn end(self) {
         let _ = self.items.send(Item::End);
     }
-
-    fn cost(&self, frame: &Result<Frame<Bytes>, E>) -> u32 {
-        cost(frame).min(self.capacity).try_into().unwrap_or(u32::MAX)
-    }
 }
 
-/// What a frame takes of a pipe's capacity. An empty one costs something too, or a flood of them
-/// would not be held up.
-fn cost<E>(frame: &Result<Frame<Bytes>, E>) -> usize {
-    frame.as_ref().ok().and_then(Frame::data_ref).map_or(1, |data| data.len().max(1))
+/// What a frame takes of a pipe's capacity, and gives back once it is read: one that is larger takes
+/// all of it. An empty one costs something too, or a flood of them would not be held up.
+fn cost<E>(frame: &Result<Frame<Bytes>, E>, capacity: usize) -> u32 {
+    let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(1, Bytes::len);
+    length.max(1).min(capacity).try_into().unwrap_or(u32::MAX)
 }
 
 struct Pipe<E> {
     items: mpsc::UnboundedReceiver<Item<E>>,
     room: Arc<Semaphore>,
+    capacity: usize,
     hint: SizeHint,
     task: Option<JoinHandle<()>>,
     ended: bool,
@@ -299,7 +298,7 @@ impl<E> Pipe<E> {
         }
         match ready!(self.items.poll_recv(cx)) {
             Some(Item::Frame(frame)) => {
-                self.room.add_permits(cost(&frame));
+                self.room.add_permits(cost(&frame, self.capacity) as usize);
                 self.ended = frame.is_err();
                 self.shrink_hint(&frame);
                 Poll::Ready(Some(frame))
@@ -460,6 +459,18 @@ mod tests {
         assert!(sender.send(data(b"ef")).await);
         sender.end();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "ef");
+    }
+
+    #[tokio::test]
+    async fn a_frame_larger_than_the_pipe_does_not_widen_it() {
+        let (sender, mut body) = Piped::piped(4, SizeHint::new());
+        for _ in 0..3 {
+            assert!(sender.send(data(b"0123456789")).await);
+            body.frame().await.unwrap().unwrap();
+        }
+        assert!(sender.send(data(b"abcd")).await);
+        let blocked = tokio::time::timeout(Duration::from_millis(20), sender.send(data(b"e")));
+        assert!(blocked.await.is_err(), "the pipe took more than its capacity");
     }
 
     #[tokio::test]

@@ -101,8 +101,9 @@ impl Key {
 /// Why a request has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyError {
-    /// The target and `Host` name different hosts, or `Host` stands there twice. Which one the
-    /// handler believes is its own business, so the response must not be given to others.
+    /// The target and `Host` name different hosts, `Host` stands there twice, or it is not the name
+    /// of a host. What the handler believes is its own business, so the response must not be given
+    /// to others.
     AmbiguousHost,
     TooLong,
 }
@@ -116,9 +117,17 @@ fn host<B>(request: &Request<B>) -> Result<&[u8], KeyError> {
         (Some(target), Some(line)) if !target.eq_ignore_ascii_case(line) => {
             Err(KeyError::AmbiguousHost)
         }
-        (Some(host), _) | (None, Some(host)) => Ok(host),
+        (Some(host), _) => Ok(host),
+        (None, Some(host)) if host.iter().all(|&byte| may_name_a_host(byte)) => Ok(host),
+        (None, Some(_)) => Err(KeyError::AmbiguousHost),
         (None, None) => Ok(b""),
     }
+}
+
+/// No server checks what a client writes into `Host`. With a slash in it, a part of the path could
+/// pass for the host's, and the response to `/b` be stored as that to `/a/b`.
+fn may_name_a_host(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"/?#@\\".contains(&byte)
 }
 
 /// Scheme and host are case-insensitive (RFC 9110, section 4.2.3).
@@ -192,6 +201,16 @@ mod tests {
         assert_eq!(other, Err(KeyError::AmbiguousHost));
         let twice = key("/", &[("host", "one.example"), ("host", "one.example")]);
         assert_eq!(twice, Err(KeyError::AmbiguousHost));
+    }
+
+    #[test]
+    fn a_part_of_the_path_cannot_pass_for_a_part_of_the_host() {
+        for host in
+            ["one.example/a", "one.example/a?x=", "one.example#", "me@one.example", "one example"]
+        {
+            assert_eq!(key("/b", &[("host", host)]), Err(KeyError::AmbiguousHost), "{host}");
+        }
+        assert!(key("/b", &[("host", "[::1]:8080")]).is_ok());
     }
 
     #[test]
