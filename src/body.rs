@@ -368,40 +368,44 @@ pub(crate) async fn buffer<B: Body<Data = Bytes>>(body: B, limit: usize) -> Buff
 
 /// The bytes of a body as they pass by, up to a limit.
 pub(crate) struct Recording {
-    chunks: Vec<Bytes>,
+    /// The only chunk there is, as it came.
+    first: Bytes,
+    /// All of them, copied, once there are more. A chunk holds on to the whole buffer that it was
+    /// read into, so a client that sends a byte at a time would take many times the limit.
+    whole: Vec<u8>,
     len: usize,
     limit: usize,
 }
 
 impl Recording {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { chunks: Vec::new(), len: 0, limit }
+        Self { first: Bytes::new(), whole: Vec::new(), len: 0, limit }
     }
 
     /// `false` once the body is larger than the limit; what was recorded is forgotten then.
     pub(crate) fn push(&mut self, data: &Bytes) -> bool {
-        self.len = self.len.saturating_add(data.len());
+        let before = self.len;
+        self.len = before.saturating_add(data.len());
         if self.len > self.limit {
-            self.chunks = Vec::new();
+            (self.first, self.whole) = (Bytes::new(), Vec::new());
             return false;
         }
-        if !data.is_empty() {
-            self.chunks.push(data.clone());
+        if before == 0 {
+            self.first = data.clone();
+        } else {
+            self.whole.extend_from_slice(&mem::take(&mut self.first));
+            self.whole.extend_from_slice(data);
         }
         true
     }
 
     /// The whole body, unless it was too large. One chunk is not copied.
-    pub(crate) fn finish(mut self) -> Option<Bytes> {
+    pub(crate) fn finish(self) -> Option<Bytes> {
         if self.len > self.limit {
             return None;
         }
-        if self.chunks.len() <= 1 {
-            return Some(self.chunks.pop().unwrap_or_default());
-        }
-        let mut whole = Vec::with_capacity(self.len);
-        self.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-        Some(whole.into())
+        // Without the room that a growing buffer has to spare.
+        Some(if self.whole.is_empty() { self.first } else { self.whole.into_boxed_slice().into() })
     }
 }
 
@@ -499,6 +503,25 @@ mod tests {
         let whole = |limit| buffer(WholeBody::new(Bytes::from_static(b"abcd")), limit);
         assert!(matches!(whole(4).await, Buffered::Complete { data, .. } if data == "abcd"));
         assert!(matches!(whole(3).await, Buffered::TooLarge));
+    }
+
+    #[test]
+    fn a_recording_of_small_chunks_does_not_keep_the_buffers_that_they_came_in() {
+        struct Buffer {
+            _kept: Arc<()>,
+        }
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                b"a large buffer"
+            }
+        }
+        let kept = Arc::new(());
+        let mut recording = Recording::new(100);
+        for _ in 0..100 {
+            assert!(recording.push(&Bytes::from_owner(Buffer { _kept: kept.clone() }).slice(..1)));
+        }
+        assert_eq!(Arc::strong_count(&kept), 1, "buffers are held");
+        assert_eq!(recording.finish().unwrap(), [b'a'; 100].as_slice());
     }
 
     #[test]

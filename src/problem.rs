@@ -92,7 +92,7 @@ pub(crate) fn document<P: Problem>(problem: &P) -> Response<Bytes> {
 
 /// Seconds, rounded up, at least one: `Retry-After: 0` makes clients spin.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 /// A bare 503 for when there is nobody left to say more.
@@ -151,5 +151,6 @@ mod tests {
         assert_eq!(whole_seconds(Duration::ZERO), 1);
         assert_eq!(whole_seconds(Duration::from_micros(1_000_001)), 2);
         assert_eq!(whole_seconds(Duration::from_secs(2)), 2);
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
     }
 }

@@ -176,6 +176,8 @@ enum Recorded {
     /// It is too long, or has what cannot be stored. This frame is still to be sent.
     Unfit(Frame<Bytes>),
     TooSlow,
+    /// It ended before the length that was announced.
+    Cut,
     Broken,
 }
 
@@ -208,6 +210,11 @@ impl Filling {
                 lead.leader.land(Outcome::Uncacheable);
                 claim.uncacheable(UNCACHEABLE_FOR).await;
                 pump(body, pipe).await;
+            }
+            // The client gets what the handler gave, and its server knows what to make of that.
+            Recorded::Cut => {
+                pipe.end();
+                claim.fail().await;
             }
             Recorded::Broken => claim.fail().await,
         }
@@ -256,7 +263,7 @@ impl Filling {
         }
         match recording.finish() {
             Some(data) if self.is_whole(&data) => Recorded::Complete(data),
-            _ => Recorded::Broken,
+            _ => Recorded::Cut,
         }
     }
 

@@ -14,6 +14,9 @@ use tower_layer::Layer;
 /// A shorter lease would be lost by any hiccup of the network.
 const MIN_LEASE: Duration = Duration::from_millis(100);
 
+/// Longer than anyone waits, and short enough to be added to the time.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
 /// Stores responses of the service inside it, and answers from the store.
 ///
 /// A cheap clone. All services that it makes share its flights, so one layer serves all routes of a
@@ -76,22 +79,23 @@ impl CacheLayer {
 
     /// How long the right to make a response is held without a sign of life. It is renewed at a third
     /// of that while the handler runs, so this bounds what a crash costs, not how long a handler may
-    /// take. At least 100 ms. Default: 10 s.
+    /// take. From 100 ms to 24 h; what is beyond is cut. Default: 10 s.
     pub fn lease(self, length: Duration) -> Self {
-        self.with(|shared| shared.lease = length.max(MIN_LEASE))
+        self.with(|shared| shared.lease = length.clamp(MIN_LEASE, LONGEST))
     }
 
     /// How long a request waits for a response that another makes. Then it runs the handler itself,
     /// and its response is not stored. Longer than the lease, a crash ends in a takeover; shorter, in
-    /// a stampede. Default: 15 s.
+    /// a stampede. More than 24 h are 24 h. Default: 15 s.
     pub fn wait(self, limit: Duration) -> Self {
-        self.with(|shared| shared.wait = limit)
+        self.with(|shared| shared.wait = limit.min(LONGEST))
     }
 
     /// How long a response may take to be made and read before others stop to count on it. After
-    /// that it is not stored any more, and ends when its client leaves. Default: 60 s.
+    /// that it is not stored any more, and ends when its client leaves. More than 24 h are 24 h.
+    /// Default: 60 s.
     pub fn fill_timeout(self, limit: Duration) -> Self {
-        self.with(|shared| shared.fill_timeout = limit)
+        self.with(|shared| shared.fill_timeout = limit.min(LONGEST))
     }
 
     /// How long a request waits for the store to look a response up. Default: 100 ms.
@@ -131,5 +135,34 @@ impl fmt::Debug for Shared {
             .field("deadline", &self.deadline)
             .field("flights", &self.flights)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{MemoryStore, Policy};
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use std::convert::Infallible;
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    #[tokio::test]
+    async fn the_longest_times_there_are_answer_requests_too() {
+        let layer = CacheLayer::new(MemoryStore::default())
+            .policy(Policy::fixed(Duration::MAX))
+            .lease(Duration::MAX)
+            .wait(Duration::MAX)
+            .fill_timeout(Duration::MAX)
+            .deadline(Duration::MAX);
+        let handler = service_fn(|_: Request<Full<Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"x"))))
+        });
+        let service = ServiceBuilder::new().layer(layer).service(handler);
+        for _ in 0..2 {
+            let response = service.clone().oneshot(Request::default()).await.unwrap();
+            assert_eq!(response.status(), 200);
+        }
     }
 }

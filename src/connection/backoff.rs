@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Nobody means a longer one, and the longest duration there is cannot be multiplied.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+
 /// The next pause: doubles each time, and is drawn from its upper half, so that a fleet that lost
 /// its server together does not come back together.
 pub(super) struct Backoff {
@@ -12,6 +15,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(min: Duration, max: Duration) -> Self {
+        let (min, max) = (min.min(LONGEST), max.min(LONGEST));
         Self { min, max, next: min }
     }
 
@@ -21,7 +25,7 @@ impl Backoff {
 
     pub(super) fn pause(&mut self) -> Duration {
         let full = self.next;
-        self.next = (full * 2).min(self.max);
+        self.next = full.saturating_mul(2).min(self.max);
         // Without randomness the pause is whole, which is only less polite.
         let random = getrandom::u32().map_or(1.0, |n| f64::from(n) / f64::from(u32::MAX));
         full.mul_f64(0.5 + random / 2.0)
@@ -42,5 +46,6 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.pause() <= ms(20));
+        assert!(Backoff::new(Duration::MAX, Duration::MAX).pause() <= LONGEST);
     }
 }

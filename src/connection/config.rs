@@ -172,6 +172,8 @@ mod tests {
         let shown = format!("{config:?}");
         assert!(!shown.contains("hunter"), "{shown}");
         assert!(shown.contains("redis://user:***@db.example/1"), "{shown}");
+        let shown = format!("{:?}", Config::new("unix:///run/redis.sock?pass=a@hunter2"));
+        assert!(!shown.contains("hunter") && shown.contains("/run/redis.sock"), "{shown}");
     }
 
     #[test]

@@ -107,6 +107,8 @@ impl Feed {
                 Err(error) => error,
             };
             self.channels.disconnected();
+            // The next connection asks for all channels anyway; until then nobody else takes these.
+            self.take_changed();
             if std::mem::take(&mut in_force) {
                 telemetry::warn(format_args!(
                     "no hints through Redis, so waiters look by themselves: {lost}"

@@ -1,4 +1,4 @@
-//! x.
+//! What a link can send: a command, a script call or a batch.
 
 use crate::connection::{error, script::Call};
 use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};

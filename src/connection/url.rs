@@ -154,11 +154,9 @@ struct Query {
 /// Splits the path from the query, and refuses what is not known: a setting that is read over in
 /// silence is worse than an error.
 fn split_query(tail: &str) -> Result<(&str, Query), String> {
-    if let Some((_, fragment)) = tail.split_once('#') {
-        return Err(format!(
-            "has the fragment {:?}, which means nothing here",
-            format!("#{fragment}")
-        ));
+    if tail.contains('#') {
+        // What follows it is not shown: it may be the rest of a password.
+        return Err("has a '#', which means nothing here; in a password write it as %23".into());
     }
     let (path, text) = tail.split_once('?').unwrap_or((tail, ""));
     let mut query = Query::default();
@@ -173,6 +171,14 @@ fn split_query(tail: &str) -> Result<(&str, Query), String> {
             ("db", number) => query.database = Some(database(number)?),
             ("user", name) => query.username = decode(name, "user name")?,
             ("pass", password) => query.password = decode(password, "password")?,
+            // It is not shown: an '&' in a password makes a setting of its rest.
+            _ if query.password.is_some() => {
+                return Err(
+                    "has a setting after `pass` that is not known; in a password write '&' \
+                            as %26"
+                        .into(),
+                );
+            }
             (other, _) => {
                 return Err(format!(
                     "has the setting {other:?}; known are protocol, db, user and pass"
@@ -209,13 +215,18 @@ fn decode(text: &str, what: &str) -> Result<Option<String>, String> {
 pub(super) fn redacted(url: &str) -> Cow<'_, str> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = url.split_at(start);
+    if let Some(at) = rest.find("pass=").filter(|&at| rest[..at].contains('?')) {
+        // Whatever follows it may be a part of the password.
+        let (before, _) = rest.split_at(at);
+        return Cow::Owned(format!("{}pass=***", redacted(&url[..start + before.len()])));
+    }
     if let Some((login, place)) = rest.rsplit_once('@') {
         let user = match login.split_once(':') {
             Some((user, _)) => user,
             None => "",
         };
         let user = if user.is_empty() || user.contains(['/', '?', '#']) { "" } else { user };
-        return Cow::Owned(format!("{scheme}{user}:***@{}", without_pass(place)));
+        return Cow::Owned(format!("{scheme}{user}:***@{place}"));
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (place, tail) = rest.split_at(end);
@@ -224,22 +235,10 @@ pub(super) fn redacted(url: &str) -> Cow<'_, str> {
         Some((host, port))
             if !place.starts_with('[') && !port.bytes().all(|byte| byte.is_ascii_digit()) =>
         {
-            Cow::Owned(format!("{scheme}{host}:***{}", without_pass(tail)))
+            Cow::Owned(format!("{scheme}{host}:***{tail}"))
         }
-        _ if tail.contains("pass=") => Cow::Owned(format!("{scheme}{place}{}", without_pass(tail))),
         _ => Cow::Borrowed(url),
     }
-}
-
-fn without_pass(tail: &str) -> String {
-    let Some((path, query)) = tail.split_once('?') else {
-        return tail.to_owned();
-    };
-    let hide = |pair: &str| match pair.split_once('=') {
-        Some(("pass", _)) => "pass=***".to_owned(),
-        _ => pair.to_owned(),
-    };
-    format!("{path}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
 }
 
 #[cfg(test)]
@@ -329,6 +328,13 @@ mod tests {
             "unix://x?pass=hunter2",
             "redis://host/x?pass=hunter2",
             "redis://user:%hunter2@host",
+            "redis://host/x?pass=a@hunter2",
+            "redis://host?pass=a#hunter2",
+            "redis://host?pass=a&hunter2",
+            "redis://host?pass=a&hunter2=b",
+            "redis://user:hunter2@host/x?pass=hunter2",
+            "unix://x?pass=a@hunter2",
+            "unix:///x?db=x&pass=a/hunter2",
         ] {
             let error = error(url);
             assert!(!error.contains("hunter2"), "{url}: {error}");
