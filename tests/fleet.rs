@@ -78,7 +78,7 @@ fn application(backend: &Backend) -> Router {
     let open = Policy::gcra("open", Quota::per_second(10_000)).key(by::everyone());
     Router::new()
         .route("/page/{page}", get(slow_page))
-        .layer(CacheLayer::new(backend.clone()))
+        .layer(CacheLayer::new(backend.clone()).deadline(Duration::from_secs(3)))
         .route("/order", post(order))
         .layer(orders)
         .route("/login/{user}", post(login))

@@ -99,6 +99,11 @@ fn limit(backend: &Backend, name: &str, per_day: u32, key: impl by::KeyBy) -> Ra
     RateLimitLayer::new(backend.clone(), policy).deadline(Duration::from_secs(10))
 }
 
+/// Patient, as the tests ask what is answered, not how fast.
+fn cache(backend: &Backend) -> CacheLayer {
+    CacheLayer::new(backend.clone()).deadline(Duration::from_secs(10))
+}
+
 fn sessions(backend: &Backend) -> SessionLayer {
     SessionLayer::new(backend.clone())
 }
@@ -111,7 +116,7 @@ fn routes(shop: Shop, backend: &Backend) -> Router {
     Router::new()
         .route("/products", get(products))
         .route("/cart", get(cart))
-        .layer(CacheLayer::new(backend.clone()))
+        .layer(cache(backend))
         .route("/checkout", post(checkout))
         .layer(idempotency(backend))
         .route("/add", post(add))
@@ -243,7 +248,7 @@ async fn the_documented_order_works_without_axum(harness: Harness) {
         .layer(sessions(&backend))
         .layer(limit(&backend, "user", 30, by::user()))
         .layer(idempotency(&backend))
-        .layer(CacheLayer::new(backend.clone()))
+        .layer(cache(&backend))
         .service(service_fn(plain));
     let server = HttpServer::start(service).await;
     for http in [HttpClient::http1(), HttpClient::http2()] {
@@ -337,7 +342,7 @@ async fn upgrades_events_and_trailers_pass_through_every_layer(harness: Harness)
     let backend = harness.live().await;
     let app = Router::new()
         .route("/{*path}", any(unusual))
-        .layer(CacheLayer::new(backend.clone()))
+        .layer(cache(&backend))
         .layer(IdempotencyLayer::new(backend.clone()).insecure_unscoped())
         .layer(limit(&backend, "user", 30, by::user()))
         .layer(sessions(&backend))
@@ -388,7 +393,7 @@ async fn boxed_and_buffered_services_are_wrapped_like_any_other(harness: Harness
         .layer(limit(&backend, "everyone", 100, by::everyone()))
         .layer(sessions(&backend))
         .layer(IdempotencyLayer::new(backend.clone()).insecure_unscoped())
-        .layer(CacheLayer::new(backend.clone()));
+        .layer(cache(&backend));
     let request = || {
         let request = http::Request::post("/x").header("idempotency-key", "\"b\"");
         request.body(Full::<Bytes>::default()).unwrap()
