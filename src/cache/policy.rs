@@ -61,7 +61,8 @@ impl Policy {
     /// from then on, whatever `max-age` or `Age` it has. What a response forbids still holds.
     ///
     /// For routes whose answer is the same for everyone: a handler that reads a cookie by itself,
-    /// not through the session layer, must not be behind it.
+    /// not through the session layer, or answers by the [`UserId`](crate::UserId) of a request
+    /// without asking for its session, must not be behind it.
     #[must_use]
     pub fn fixed(ttl: Duration) -> Self {
         Self(Kind::Fixed(ttl))

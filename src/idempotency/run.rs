@@ -17,7 +17,11 @@ use crate::{
     token,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header::CONTENT_TYPE, response::Parts};
+use http::{
+    HeaderMap, Request, Response,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    response::Parts,
+};
 use http_body::{Body, Frame, SizeHint};
 use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
@@ -216,9 +220,18 @@ async fn read<R: Body<Data = Bytes>>(
         }
     }
     let data = joined(chunks, length);
+    if announced(&head).is_some_and(|announced| announced > length as u64) {
+        // It was cut. A replay would pass it off as a whole one.
+        return Err(Response::from_parts(head, ResponseBody::buffered(data, trailers)));
+    }
     let record = Some(Stored::response(&head, data.clone(), trailers.clone()));
     let body = ResponseBody::buffered(data, trailers);
     Ok(Made { response: Response::from_parts(head, body), record })
+}
+
+/// The length that the head announces, if it does.
+fn announced(head: &Parts) -> Option<u64> {
+    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A body that breaks where the handler's broke.
@@ -254,4 +267,21 @@ fn is_stream(head: &Parts) -> bool {
         let essence = value.split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case("text/event-stream")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+
+    #[tokio::test]
+    async fn an_answer_shorter_than_it_announces_is_passed_on_and_not_recorded() {
+        let answer = |announced: &str| {
+            let response = Response::builder().header(CONTENT_LENGTH, announced).body(());
+            read(Full::new(Bytes::from_static(b"half")), 100, response.unwrap().into_parts().0)
+        };
+        let cut = answer("8").await.err().expect("it is not recorded");
+        assert_eq!(cut.into_body().collect().await.unwrap().to_bytes(), "half");
+        assert!(answer("4").await.is_ok());
+    }
 }

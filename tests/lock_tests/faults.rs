@@ -31,6 +31,16 @@ async fn an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind(
     drop(other.try_lock("a").acquire().await.unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_is_none_the_worse_where_an_acl_forbids_its_hint() {
+    let server = RedisServer::start();
+    let user = ["ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "resetchannels"];
+    server.command(&user);
+    let locks = Locks::new(redis_at(&server.url().replace("://", "://app:secret@")).await);
+    locks.try_lock("a").acquire().await.unwrap().release().await.expect("it is released");
+    drop(locks.try_lock("a").acquire().await.unwrap());
+}
+
 fn lock_keys(server: &RedisServer) -> Vec<String> {
     let mut keys = server.command(&["KEYS", "*"]).texts();
     keys.sort();
