@@ -4,7 +4,9 @@ use crate::{
     session::{
         error::Error,
         layer::Config,
-        state::{Fresh, Outcome, Terms, Work, too_large},
+        pending::Fresh,
+        state::{Terms, too_large},
+        step::{Outcome, Work},
         store::{Change, Committed, Created, Delta, Destroyed, NewSession},
         token::Token,
     },

@@ -150,11 +150,13 @@ mod future;
 mod handle;
 mod layer;
 mod memory;
+mod pending;
 mod policy;
 #[cfg(feature = "redis")]
 mod redis;
 mod service;
 mod state;
+mod step;
 mod store;
 mod token;
 

@@ -4,15 +4,15 @@ use crate::{
     marks::UserId,
     session::{
         error::Error,
+        pending::{Changes, End, Login, Pending, fields_of},
         policy,
+        step::{Outcome, Work},
         store::{Absolute, Change, Delta, Fields, Limit, Limits, Record},
         token::Token,
     },
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
-
-type Changes = BTreeMap<Box<str>, Change>;
+use std::{mem, sync::Arc, time::Duration};
 
 /// Longest user id: it is stored in each of the user's sessions.
 const MAX_USER: usize = 255;
@@ -63,66 +63,6 @@ enum Writes {
 pub(crate) enum CookieChange {
     Set(Token),
     Remove,
-}
-
-/// What has not been sent to the store.
-#[derive(Default)]
-struct Pending {
-    end: Option<End>,
-    rotate: bool,
-    clear: bool,
-    changes: Changes,
-    login: Option<Login>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The handler said so.
-    Destroy,
-    /// Another user logged in.
-    OtherUser,
-}
-
-struct Login {
-    user: UserId,
-    /// The changes since: what a fresh session gets if this one is gone by then.
-    since: Changes,
-}
-
-/// One step to take in the store.
-pub(crate) enum Work {
-    Create(Fresh),
-    Commit { token: Token, rotated: Option<Token>, delta: Delta, or_else: Option<Fresh> },
-    End { token: Token, user: Option<UserId>, then: Option<Fresh> },
-}
-
-/// A session to make.
-pub(crate) struct Fresh {
-    pub(crate) user: Option<UserId>,
-    pub(crate) fields: Fields,
-}
-
-/// How a step went.
-pub(crate) enum Outcome {
-    Created {
-        token: Token,
-        user: Option<UserId>,
-    },
-    /// The session was gone, and a login made this one in its place.
-    Replaced {
-        token: Token,
-        user: Option<UserId>,
-        fields: Fields,
-    },
-    /// `user` is the one it was bound to by this step.
-    Committed {
-        token: Token,
-        user: Option<UserId>,
-        sums: Vec<(Box<str>, i64)>,
-    },
-    Ended,
-    Gone,
-    Failed(Error),
 }
 
 impl State {
@@ -176,9 +116,7 @@ impl State {
         self.writable()?;
         self.fits(name, &value)?;
         Arc::make_mut(&mut self.fields).insert(name.into(), value.clone());
-        self.pending.each(|changes| {
-            changes.insert(name.into(), Change::Set(value.clone()));
-        });
+        self.pending.put(name, &Change::Set(value));
         Ok(())
     }
 
@@ -192,14 +130,7 @@ impl State {
         let value = policy::text(sum);
         self.fits(name, &value)?;
         Arc::make_mut(&mut self.fields).insert(name.into(), value.clone());
-        self.pending.each(|changes| {
-            let change = match changes.get(name) {
-                Some(Change::Set(_) | Change::Remove) => Change::Set(value.clone()),
-                Some(Change::Increment(before)) => Change::Increment(before + by),
-                None => Change::Increment(by),
-            };
-            changes.insert(name.into(), change);
-        });
+        self.pending.increment(name, by, &value);
         Ok(sum)
     }
 
@@ -209,9 +140,7 @@ impl State {
         if !self.fields.contains_key(name) {
             return Ok(None);
         }
-        self.pending.each(|changes| {
-            changes.insert(name.into(), Change::Remove);
-        });
+        self.pending.put(name, &Change::Remove);
         Ok(Arc::make_mut(&mut self.fields).remove(name))
     }
 
@@ -219,8 +148,7 @@ impl State {
         self.writable()?;
         if !self.fields.is_empty() {
             self.fields = Arc::default();
-            self.pending.clear = true;
-            self.pending.each(Changes::clear);
+            self.pending.clear();
         }
         Ok(())
     }
@@ -263,8 +191,7 @@ impl State {
     }
 
     pub(crate) fn is_pending(&self) -> bool {
-        let Pending { end, rotate, clear, changes, login } = &self.pending;
-        end.is_some() || *rotate || *clear || !changes.is_empty() || login.is_some()
+        !self.pending.is_empty()
     }
 
     /// The next step to take, which counts as taken from now on.
@@ -405,46 +332,10 @@ pub(crate) fn too_large(limit: Limit, limits: Limits) -> Error {
     Error::too_large(limit, most)
 }
 
-impl Pending {
-    /// The changes, and those since the login if there was one.
-    fn each(&mut self, change: impl Fn(&mut Changes)) {
-        change(&mut self.changes);
-        if let Some(login) = &mut self.login {
-            change(&mut login.since);
-        }
-    }
-
-    /// The session that these changes make where there is none. A session that ended during the
-    /// request leaves nothing behind but a login.
-    fn fresh(&self, after_end: bool) -> Option<Fresh> {
-        if let (Some(login), true) = (&self.login, after_end) {
-            return Some(login.fresh());
-        }
-        let user = self.login.as_ref().map(|login| login.user.clone());
-        let fields = fields_of(&self.changes);
-        let wanted = user.is_some() || (!after_end && !fields.is_empty());
-        wanted.then_some(Fresh { user, fields })
-    }
-}
-
-impl Login {
-    fn fresh(&self) -> Fresh {
-        Fresh { user: Some(self.user.clone()), fields: fields_of(&self.since) }
-    }
-}
-
-fn fields_of(changes: &Changes) -> Fields {
-    let made = changes.iter().filter_map(|(name, change)| match change {
-        Change::Set(value) => Some((name.clone(), value.clone())),
-        Change::Increment(by) => Some((name.clone(), policy::text(*by))),
-        Change::Remove => None,
-    });
-    made.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::pending::Fresh;
 
     const TERMS: Terms = Terms {
         idle: Duration::from_secs(60),
