@@ -27,14 +27,12 @@ fn main() {
 
         let (memory, bare) = (Backend::memory(), "bare service");
         let op = visit(&bench, memory.clone(), tasks, Use::Nothing);
-        bench.measure("memory, not asked for", tasks, bare, op);
+        bench.measure("not asked for", tasks, bare, op);
         let op = visit(&bench, memory.clone(), tasks, Use::Read);
         bench.measure("memory, read", tasks, bare, op);
         let op = visit(&bench, memory, tasks, Use::Change);
         bench.measure("memory, read and changed", tasks, bare, op);
 
-        let op = visit(&bench, redis.clone(), tasks, Use::Nothing);
-        bench.measure("Redis, not asked for", tasks, bare, op);
         let op = visit(&bench, redis.clone(), tasks, Use::Read);
         bench.measure("Redis, read", tasks, "one PING", op);
         let op = visit(&bench, redis.clone(), tasks, Use::Change);

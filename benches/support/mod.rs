@@ -41,7 +41,8 @@ struct Figure {
     subject: &'static str,
     tasks: usize,
     baseline: Option<&'static str>,
-    each: Duration,
+    /// The mean of all that were run.
+    micros: f64,
 }
 
 impl Bench {
@@ -49,8 +50,9 @@ impl Bench {
     pub(crate) fn new(name: &'static str, operation: &'static str) -> Self {
         let criterion = Criterion::default()
             .sample_size(10)
-            .warm_up_time(Duration::from_millis(300))
-            .measurement_time(Duration::from_secs(1))
+            .warm_up_time(Duration::from_millis(100))
+            .measurement_time(Duration::from_millis(500))
+            .without_plots()
             .configure_from_args();
         let runtime = Runtime::new().expect("a runtime can be built");
         Self { name, operation, criterion, runtime, figures: Vec::new() }
@@ -80,21 +82,22 @@ impl Bench {
         F: Fn(usize) -> O + Clone + Send + 'static,
         O: Future<Output = ()> + Send,
     {
-        let (runtime, mut samples) = (&self.runtime, Vec::new());
+        let (runtime, mut counted, mut total) = (&self.runtime, 0, Duration::ZERO);
         let mut group = self.criterion.benchmark_group(self.name);
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::new(subject, tasks), |bencher| {
             bencher.iter_custom(|count| {
                 let took = runtime.block_on(run(tasks, count, &op));
-                samples.push(took / u32::try_from(count).unwrap_or(u32::MAX));
+                counted += count;
+                total += took;
                 took
             });
         });
         group.finish();
-        samples.sort();
-        // None if the command line asked for others only.
-        if let Some(&each) = samples.get(samples.len() / 2) {
-            self.figures.push(Figure { subject, tasks, baseline: baseline.into(), each });
+        // None if the command line asks for others only.
+        if counted > 0 {
+            let micros = total.as_secs_f64() * 1e6 / counted as f64;
+            self.figures.push(Figure { subject, tasks, baseline: baseline.into(), micros });
         }
     }
 
@@ -124,13 +127,11 @@ impl Bench {
             if figures.is_empty() {
                 continue;
             }
-            println!("\n{}, {tasks} at a time, median for each {}:", self.name, self.operation);
-            for Figure { subject, baseline, each, .. } in &figures {
+            println!("\n{}, {tasks} at a time, mean of each {}:", self.name, self.operation);
+            for Figure { subject, baseline, micros, .. } in &figures {
                 let base = figures.iter().find(|of| Some(of.subject) == *baseline);
-                let micros = each.as_secs_f64() * 1e6;
                 let ratio = base.map_or(String::new(), |base| {
-                    let ratio = each.as_secs_f64() / base.each.as_secs_f64();
-                    format!("  {ratio:8.2} times {}", base.subject)
+                    format!("  {:8.2} times {}", micros / base.micros, base.subject)
                 });
                 println!("  {subject:<28} {micros:10.2} µs{ratio}");
             }

@@ -17,7 +17,7 @@ async fn holder() {
         return;
     }
     let locks = Locks::new(redis_at(&env::var("REDIS_URL").unwrap()).await);
-    let ttl = Duration::from_millis(600);
+    let ttl = Duration::from_secs(1);
     let guard = locks.lock("job").ttl(ttl).auto_renew().acquire().await.unwrap();
     process::announce(([127, 0, 0, 1], 1).into()); // it serves nobody, and is ready
     println!("fence {}", guard.fence());

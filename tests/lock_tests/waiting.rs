@@ -2,8 +2,8 @@
 
 use super::spy::{HOUR, PATIENCE, Spy, eventually, locks, settle, two_live};
 use crate::harness::Harness;
-use std::{mem, time::Duration};
-use towerkeep::lock::{Guard, Locks};
+use std::time::Duration;
+use towerkeep::lock::{Attempt, Guard, LockStore, Locks};
 
 on_every_backend! {
     a_release_wakes_a_waiter,
@@ -44,9 +44,9 @@ async fn a_waiter_without_hints_polls(harness: Harness) {
 
 /// The poll is an hour away, and nobody releases.
 async fn an_expiry_wakes_a_waiter(harness: Harness) {
-    let ttl = Duration::from_millis(100);
     let backends = two_live(&harness).await;
-    mem::forget(locks(&backends)[0].lock("a").ttl(ttl).acquire().await.unwrap());
+    let held = backends[0].acquire("a", "vanished", Duration::from_millis(100)).await.unwrap();
+    assert!(matches!(held, Attempt::Acquired { .. }));
     drop(wait(&locks(&backends)[1]).await.unwrap());
 }
 
