@@ -46,8 +46,10 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         .layer(CacheLayer::new(backend.clone()))
         .service(service_fn(handle));
 
-    let port = env::var("PORT").unwrap_or_else(|_| "3000".into()).parse::<u16>()?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".into());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await.map_err(|error| {
+        format!("cannot listen on PORT={port}: {error}; choose a free one from 0 to 65535")
+    })?;
     println!("Listening on http://{}. State lives in {backend}.", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept().await?;

@@ -14,7 +14,9 @@ use axum::{
     routing::{get, post},
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, env, error::Error, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap, env, error::Error, net::SocketAddr, process::ExitCode, time::Duration,
+};
 use tokio::{net::TcpListener, signal};
 use towerkeep::{
     Backend,
@@ -43,9 +45,22 @@ const PRODUCTS: [Product; 3] = [
 ];
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     let backend = Backend::from_env().await?;
-    let listener = TcpListener::bind(("127.0.0.1", port()?)).await?;
+    let port = port()?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| {
+        format!("cannot listen on port {port}: {error}; choose another one by PORT=…")
+    })?;
     introduce(&backend, listener.local_addr()?);
 
     let app = shop(backend.clone()).into_make_service_with_connect_info::<SocketAddr>();
@@ -68,11 +83,12 @@ fn shop(backend: Backend) -> Router {
         .route("/login/{user}", post(login))
         .route("/logout", post(logout))
         .route("/", get(page))
-        .route("/health", get(health))
         // The session cookie works over plain http here, for a browser on this machine. Behind TLS,
         // leave the line with `insecure` out.
         .layer(SessionLayer::new(backend.clone()).insecure_plain_http())
         .layer(RateLimitLayer::new(backend.clone(), limit))
+        // Added after the layers, so outside them: a probe needs no session and is never limited.
+        .route("/health", get(health))
         .with_state(backend)
 }
 

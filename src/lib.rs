@@ -7,7 +7,7 @@
 //! | [`cache`] | [`CacheLayer`](cache::CacheLayer) | a shared response cache; one fill for all servers |
 //! | [`rate_limit`] | [`RateLimitLayer`](rate_limit::RateLimitLayer) | any number of limits in one round trip |
 //! | [`idempotency`] | [`IdempotencyLayer`](idempotency::IdempotencyLayer) | a request that is sent twice happens once |
-//! | [`lock`] | | named locks with a lease and a fencing token |
+//! | [`lock`] | none; [`Locks`](lock::Locks) | named locks with a lease and a fencing token |
 //!
 //! Every layer wraps any tower `Service<http::Request<B>>`, keeps its error type, and answers what it
 //! refuses with a response of its own. They are told where their state lives by a [`Backend`], of which
@@ -29,20 +29,28 @@
 //! # }
 //! ```
 //!
-//! The layers belong in an [order]. What happens when the store fails is a setting of
-//! each, and stands under *Failure* in its module.
+//! The layers belong in an [order]. What happens when the store fails stands under
+//! *Failure* in each module.
+//!
+//! # Names
+//!
+//! An `XLayer` makes a service `X<S>` with a `ResponseFuture`, except that a session's service is
+//! [`SessionService`](session::SessionService), since [`Session`](session::Session) is what a handler
+//! holds. It keeps its state in an `XStore`: a [`Backend`], a `MemoryStore` of its own, or a type that
+//! implements the trait in another crate.
 //!
 //! # Features
 //!
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
-//! | `axum` | yes | extractors, and `IntoResponse` for the rejections |
+//! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
 //! | `tracing`, `metrics` | no | what [`telemetry`] lists |
 //! | `full` | no | all of them |
 //!
-//! Each builds alone, and none changes what another does.
+//! Each builds alone, and none changes what another does. Without `session`, `cache`, `rate-limit` and
+//! `idempotency` together, the module [`order`] is left out.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A build with some of the features leaves parts of the ground floor unused; the full one has none.

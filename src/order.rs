@@ -55,8 +55,13 @@
 //!
 //! # How long a request can take
 //!
-//! Every layer waits for its store for a bounded time, so a request waits at most for the sum: 100 ms
-//! for each rate limit, 250 ms each for the load and the commit of a session, 250 ms for each step of an
-//! idempotency key (begin, complete), 100 ms for a cache lookup, and whatever waits were asked for
-//! (`InFlight::Wait`, a lock's `wait`, the cache's wait for another's fill). While the link to Redis is
-//! known to be down, each of them takes microseconds.
+//! Every layer waits for its store for a bounded time, so with the defaults a request waits at most for
+//! the sum of
+//!
+//! - 100 ms for each rate limit;
+//! - 250 ms each for the load and the commit of a session;
+//! - 250 ms for each step of an idempotency key (begin, complete), and 30 s for the body to arrive;
+//! - 100 ms for a cache lookup and, after a miss, 250 ms for the lease and 15 s for another's response;
+//! - the waits that were asked for: `InFlight::Wait`, a lock's `wait`.
+//!
+//! While the link to Redis is known to be down, each call to it takes microseconds.

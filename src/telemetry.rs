@@ -1,9 +1,10 @@
 //! The names of every span and metric, and the one place that emits them.
 //!
-//! With the feature `tracing`, decisions are `debug` events and store failures `warn` events under
-//! the target `towerkeep`, and a task that outlives its request carries the request's span. With the
-//! feature `metrics`, they are counted through the `metrics` facade. Without them nothing is
-//! compiled in.
+//! With the feature `tracing`, events go to the target `towerkeep`: decisions at `debug`; where the
+//! state lives, and a link that is up again, at `info`; failures of the store, a link that is down and
+//! a layer that is set up wrongly at `warn`. A task that outlives its request runs in a span
+//! [`TASK_SPAN`], a child of the request's. With the feature `metrics`, decisions and failures are
+//! counted through the `metrics` facade. Without them nothing is compiled in.
 //!
 //! | metric | labels | counts |
 //! | --- | --- | --- |
@@ -12,7 +13,7 @@
 //! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
 //! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `orphan`, `tombstone`, `completed`, `abandoned`, `lost` |
 //! | [`LOCK_TOTAL`] | `outcome` | `acquired`, `contended`, `timed_out`, `released`, `lost` |
-//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by [`StoreError::reason`] |
+//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by middleware (`session`, `cache`, `rate_limit`, `idempotency`, `lock`) and [`StoreError::reason`] |
 //!
 //! [`StoreError::reason`]: crate::StoreError::reason
 

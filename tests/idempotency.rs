@@ -281,7 +281,7 @@ impl IdempotencyStore for Spy {
         self.inner.abandon(claim)
     }
 
-    fn watch(&self, id: &str) -> Subscription {
+    fn watch(&self, id: &str) -> Option<Subscription> {
         self.inner.watch(id)
     }
 
@@ -806,7 +806,7 @@ async fn a_wait_has_an_end_and_a_limit(harness: Harness) {
     let shop = Shop::default();
     let layer = IdempotencyLayer::new(harness.backend.clone());
     let brief = layer.clone().in_flight(InFlight::Wait { max: Duration::from_millis(60) });
-    let crowded = layer.in_flight(InFlight::Wait { max: PATIENCE * 10 }).max_waiting(0);
+    let crowded = layer.in_flight(InFlight::Wait { max: PATIENCE * 10 }).max_waiters(0);
     let (brief, crowded) = (shop.router(brief), shop.router(crowded));
     let running = brief.clone();
     let running = tokio::spawn(async move { send(&running, keyed("/slow", "k", "order")).await });

@@ -152,7 +152,7 @@ async fn a_watcher_is_told_of_the_end_by_another_process(harness: Harness) {
     for abandons in [true, false] {
         let ours = claim("ours");
         acquired(&harness.backend, &ours).await;
-        let mut hints = elsewhere.watch("id");
+        let mut hints = elsewhere.watch("id").unwrap();
         assert!(hints.ready(patience).await);
         if abandons {
             assert!(harness.abandon(&ours).await.unwrap());

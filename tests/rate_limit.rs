@@ -294,11 +294,12 @@ fn naive(
             let after = if all { missing + cost } else { missing };
             model.insert(place, Bucket { missing_ms: after });
             let retry = match () {
-                () if allowed => Some(0),
+                () if allowed => Some(Duration::ZERO),
                 () if cost > full => None,
-                () => Some((missing + cost - full) * 1_000),
+                () => Some(Duration::from_millis(missing + cost - full)),
             };
-            Outcome::from_micros(allowed, (full - after) / interval, after * 1_000, retry)
+            let reset = Duration::from_millis(after);
+            Outcome::new(allowed, (full - after) / interval, reset, retry)
         })
         .collect()
 }

@@ -937,7 +937,7 @@ async fn a_hung_redis_holds_a_request_up_no_longer_than_the_deadline() {
     let (_server, proxy, backend) = behind_proxy().await;
     let deadline = Duration::from_millis(100);
     let layer = SessionLayer::new(backend).deadline(deadline).rejection(|error| {
-        let reason = error.store().map_or("", StoreError::reason);
+        let reason = error.store_error().map_or("", StoreError::reason);
         let status = http::Response::builder().status(error.status());
         status.body(format!("custom: {reason}")).unwrap()
     });

@@ -26,7 +26,7 @@ impl IdempotencyStore for Backend {
         self.inner.stores.idempotency.abandon(claim)
     }
 
-    fn watch(&self, id: &str) -> Subscription {
+    fn watch(&self, id: &str) -> Option<Subscription> {
         self.inner.stores.idempotency.watch(id)
     }
 

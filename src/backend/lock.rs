@@ -22,8 +22,8 @@ impl LockStore for Backend {
         self.inner.stores.lock.release(name, token)
     }
 
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
-        self.inner.stores.lock.subscribe(name)
+    fn watch(&self, name: &str) -> Option<Subscription> {
+        self.inner.stores.lock.watch(name)
     }
 
     fn tasks(&self) -> Tasks {

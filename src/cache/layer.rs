@@ -17,7 +17,8 @@ const MIN_LEASE: Duration = Duration::from_millis(100);
 /// Longer than anyone waits, and short enough to be added to the time.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
-/// Stores responses of the service inside it, and answers from the store.
+/// Stores responses of the service inside it, and answers from the store. See the
+/// [module](crate::cache).
 ///
 /// A cheap clone. All services that it makes share its flights, so one layer serves all routes of a
 /// router.

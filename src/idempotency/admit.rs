@@ -211,7 +211,8 @@ fn unavailable(error: &StoreError) -> Rejection {
 /// The wait for another's answer. Waking means: look again.
 struct Wait {
     until: Instant,
-    hints: Subscription,
+    /// None from a store that sends no hints.
+    hints: Option<Subscription>,
     /// Between two looks; `None` before the first.
     pause: Option<Duration>,
     _place: OwnedSemaphorePermit,
@@ -236,14 +237,19 @@ impl Wait {
         let Some(pause) = self.pause else {
             // What came before the subscription is seen by the look that follows; what comes after it
             // is told.
-            let told = self.hints.ready(SUBSCRIBED_WITHIN.min(rest)).await;
+            let told = match &mut self.hints {
+                Some(hints) => hints.ready(SUBSCRIBED_WITHIN.min(rest)).await,
+                None => false,
+            };
             self.pause = Some(if told { LAST_LOOKS } else { FIRST_LOOK });
             return true;
         };
         self.pause = Some((pause * 2).min(LAST_LOOKS));
-        tokio::select! {
-            _ = self.hints.recv() => {}
-            () = sleep(jittered(pause).min(left).min(rest)) => {}
+        let pause = jittered(pause).min(left).min(rest);
+        match &mut self.hints {
+            // Either end means the same: look again.
+            Some(hints) => drop(timeout(pause, hints.recv()).await),
+            None => sleep(pause).await,
         }
         true
     }
@@ -264,7 +270,12 @@ mod tests {
 
     fn waiting(hints: &Hints, max: Duration, pause: Option<Duration>) -> Wait {
         let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        Wait { until: Instant::now() + max, hints: hints.subscribe("id"), pause, _place: place }
+        Wait {
+            until: Instant::now() + max,
+            hints: Some(hints.subscribe("id")),
+            pause,
+            _place: place,
+        }
     }
 
     #[tokio::test]

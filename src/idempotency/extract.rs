@@ -5,7 +5,7 @@ use crate::{
         handle::{Idempotent, LeaseLost, Unkeyed},
         rejection::Rejection,
     },
-    problem::document,
+    problem,
 };
 use axum::{
     body::Body,
@@ -18,7 +18,9 @@ use std::convert::Infallible;
 impl<S: Sync> FromRequestParts<S> for Idempotent {
     type Rejection = Rejection;
 
-    /// 400 if the request has no key, and 500 if no layer guards the route and method.
+    /// 400 if the request has no key, and 500 if no layer guards the route and method. Both are problem
+    /// documents, whatever the layer's [`rejection`](crate::idempotency::IdempotencyLayer::rejection)
+    /// says; where it is to answer, [require](crate::idempotency::IdempotencyLayer::require) the key.
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
         match parts.extensions.get::<Idempotent>() {
             Some(handle) => Ok(handle.clone()),
@@ -39,9 +41,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Idempotent {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        let mut response = document(&self).map(Body::from);
-        response.extensions_mut().insert(self);
-        response
+        problem::Rejection::default().respond::<Body>(self).map(Body::new)
     }
 }
 

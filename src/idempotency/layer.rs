@@ -173,7 +173,7 @@ impl IdempotencyLayer {
 
     /// How many requests may wait for others at a time, over all clones of this layer; those above
     /// get 409 at once. Each holds its body in memory. Default: 1,024.
-    pub fn max_waiting(self, requests: usize) -> Self {
+    pub fn max_waiters(self, requests: usize) -> Self {
         let requests = requests.min(Semaphore::MAX_PERMITS);
         self.with(|config| config.waiters = Arc::new(Semaphore::new(requests)))
     }

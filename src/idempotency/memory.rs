@@ -141,8 +141,8 @@ impl IdempotencyStore for MemoryStore {
         StoreFuture::ready(Ok(abandoned))
     }
 
-    fn watch(&self, id: &str) -> Subscription {
-        self.0.context.hints.subscribe(&channel(id))
+    fn watch(&self, id: &str) -> Option<Subscription> {
+        Some(self.0.context.hints.subscribe(&channel(id)))
     }
 
     fn tasks(&self) -> Tasks {

@@ -123,7 +123,7 @@
 //! | [`require`](IdempotencyLayer::require) | none | a client that sends no key loses nothing it had |
 //! | [`lenient`](IdempotencyLayer::lenient) | off | the draft; a client in error is told how to quote |
 //! | [`in_flight`](IdempotencyLayer::in_flight) | [`InFlight::Conflict`] | what the draft names; no request waits unseen |
-//! | [`max_waiting`](IdempotencyLayer::max_waiting) | 1,024 | each holds its body in memory |
+//! | [`max_waiters`](IdempotencyLayer::max_waiters) | 1,024 | each holds its body in memory |
 //! | [`lease`](IdempotencyLayer::lease) | 30 s | survives a pause or a failover of the store; what a crash costs is bearable |
 //! | [`retain`](IdempotencyLayer::retain) | 24 h | longer than clients retry |
 //! | [`on_orphan`](IdempotencyLayer::on_orphan) | [`Orphan::Retry`] | a client can get on, and the handler is told |
@@ -131,6 +131,7 @@
 //! | [`request_timeout`](IdempotencyLayer::request_timeout) | 30 s | a body that never ends holds memory |
 //! | [`stored_limit`](IdempotencyLayer::stored_limit) | 256 KiB | the store pays for every answer for a day |
 //! | [`time_limit`](IdempotencyLayer::time_limit) | 5 min | nobody is left to stop a handler that hangs |
+//! | memory | 64 MiB | [`max_idempotency_bytes`](crate::backend::Builder::max_idempotency_bytes) |
 //!
 //! # Security
 //!

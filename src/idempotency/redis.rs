@@ -131,8 +131,8 @@ impl IdempotencyStore for RedisStore {
         self.run(call, Ok)
     }
 
-    fn watch(&self, id: &str) -> Subscription {
-        self.context.hints.subscribe(&self.channel(id))
+    fn watch(&self, id: &str) -> Option<Subscription> {
+        Some(self.context.hints.subscribe(&self.channel(id)))
     }
 
     fn tasks(&self) -> Tasks {

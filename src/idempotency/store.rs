@@ -58,11 +58,14 @@ pub trait IdempotencyStore: Send + Sync + 'static {
     /// if the claim is not its holder.
     fn abandon(&self, claim: &Claim) -> StoreFuture<bool>;
 
-    /// Subscribes to the hints about one record. A hint may be lost, so whoever waits looks again by
-    /// itself from time to time.
-    fn watch(&self, id: &str) -> Subscription;
+    /// Hints that a record was completed or removed, for those who wait for it. Default: none, so they
+    /// only look from time to time.
+    fn watch(&self, id: &str) -> Option<Subscription> {
+        let _ = id;
+        None
+    }
 
-    /// Where the handlers run that outlive their clients.
+    /// The tasks to run handlers in. Default: tasks that nobody waits for at a shutdown.
     fn tasks(&self) -> Tasks {
         Tasks::default()
     }
@@ -85,7 +88,7 @@ impl<T: IdempotencyStore + ?Sized> IdempotencyStore for Arc<T> {
         (**self).abandon(claim)
     }
 
-    fn watch(&self, id: &str) -> Subscription {
+    fn watch(&self, id: &str) -> Option<Subscription> {
         (**self).watch(id)
     }
 

@@ -121,7 +121,7 @@ impl Acquire {
     /// have been released before that.
     async fn sleep(&self, hints: &mut Option<Subscription>, claim: &Claim, until: Instant) {
         let Some(hints) = hints else {
-            *hints = self.locks.store.subscribe(&claim.id);
+            *hints = self.locks.store.watch(&claim.id);
             match hints {
                 Some(hints) => {
                     let left = until.saturating_duration_since(Instant::now());

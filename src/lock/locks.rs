@@ -30,7 +30,7 @@ impl Locks {
     }
 
     /// How many tasks of this process may wait for the same lock at a time; a further one is told
-    /// [`is_contended`](crate::lock::Error::is_contended) at once. Default: 1024.
+    /// [`is_contended`](crate::lock::Error::is_contended) at once. Default: 1,024.
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.max_waiters = waiters;
         self

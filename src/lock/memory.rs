@@ -76,7 +76,7 @@ impl LockStore for MemoryStore {
         StoreFuture::ready(Ok(released))
     }
 
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
+    fn watch(&self, name: &str) -> Option<Subscription> {
         Some(self.context.hints.subscribe(&channel(name)))
     }
 

@@ -68,8 +68,8 @@
 //! A lock fails closed. If the store fails or does not answer within its deadline (250 ms by default),
 //! an acquisition ends with [`Error::is_store`] at once, wait or not, and what it may have acquired is
 //! released. A renewal that fails is tried again until the lock is lost by its TTL. A release that
-//! fails is tried again in the background for up to 5 s; after that, the TTL frees the lock. A full memory store
-//! refuses new locks and keeps those it has.
+//! fails is tried again in the background for up to 5 s; after that, the TTL frees the lock. A full
+//! memory store refuses new locks and keeps those it has.
 //!
 //! # Defaults
 //!
@@ -79,7 +79,8 @@
 //! | [`wait`](Acquire::wait) | none | a request that queues without a bound is an outage; say how long |
 //! | [`auto_renew`](Acquire::auto_renew) | off | a holder that hangs loses its lock; turn it on for work of unknown length |
 //! | [`poll`](Locks::poll) | 1 s | only for a hint that was lost; a release wakes at once |
-//! | [`max_waiters`](Locks::max_waiters) | 1024 per lock and process | nothing is unbounded |
+//! | [`max_waiters`](Locks::max_waiters) | 1,024 per lock and process | nothing is unbounded |
+//! | memory | 100,000 locks | [`max_locks`](crate::backend::Builder::max_locks) |
 //!
 //! The holder trusts the lock for 1% and 2 ms less than the TTL, counted from before the request was
 //! sent: that covers rounding and clocks that do not run equally fast.

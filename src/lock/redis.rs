@@ -101,7 +101,7 @@ impl LockStore for RedisStore {
         StoreFuture::boxed(self.call(call, "lock release"))
     }
 
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
+    fn watch(&self, name: &str) -> Option<Subscription> {
         Some(self.context.hints.subscribe(&self.lock_key(name)))
     }
 

@@ -29,17 +29,19 @@ pub trait LockStore: Send + Sync + 'static {
     /// Counts the TTL anew; `false` if `token` does not hold the lock any more.
     fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool>;
 
-    /// Gives the lock up and wakes those who [subscribed](LockStore::subscribe); `false` if `token`
+    /// Gives the lock up and sends a hint to those who [watch](LockStore::watch); `false` if `token`
     /// does not hold it any more.
     fn release(&self, name: &str, token: &str) -> StoreFuture<bool>;
 
-    /// Hints of releases. Without them, which is the default, waiters poll.
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
+    /// Hints that the lock was released, for those who wait for it. Default: none, so they only look
+    /// from time to time.
+    fn watch(&self, name: &str) -> Option<Subscription> {
         let _ = name;
         None
     }
 
-    /// Where releases by `Drop` run. A backend's are waited for when it shuts down.
+    /// The tasks to run renewals and the releases by `Drop` in. Default: tasks that nobody waits for
+    /// at a shutdown.
     fn tasks(&self) -> Tasks {
         Tasks::default()
     }
@@ -58,8 +60,8 @@ impl<T: LockStore + ?Sized> LockStore for Arc<T> {
         (**self).release(name, token)
     }
 
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
-        (**self).subscribe(name)
+    fn watch(&self, name: &str) -> Option<Subscription> {
+        (**self).watch(name)
     }
 
     fn tasks(&self) -> Tasks {

@@ -50,7 +50,8 @@ pub trait KeyBy: Send + Sync + 'static {
 pub enum Missing {
     /// The policy does not apply to this request.
     NotApplicable,
-    /// The server is set up wrongly; the text names the fix. The request is answered with 500.
+    /// The server is set up wrongly; the text names the fix. The request is answered with 500 and this
+    /// text.
     Misconfigured(&'static str),
 }
 

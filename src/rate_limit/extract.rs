@@ -1,7 +1,14 @@
-//! The axum extractor.
+//! axum: the extractor, and the rejection as a response.
 
-use super::status::RateLimitStatus;
-use axum::extract::FromRequestParts;
+use crate::{
+    problem,
+    rate_limit::{rejection::Rejection, status::RateLimitStatus},
+};
+use axum::{
+    body::Body,
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
 use http::request::Parts;
 use std::convert::Infallible;
 
@@ -10,5 +17,11 @@ impl<S: Sync> FromRequestParts<S> for RateLimitStatus {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        problem::Rejection::default().respond::<Body>(self).map(Body::new)
     }
 }

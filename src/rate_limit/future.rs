@@ -1,16 +1,16 @@
 //! What happens to one request.
 
-use super::{
-    by::{KeyBuilder, Missing},
-    headers,
-    layer::{Config, OnStoreError},
-    rejection::Rejection,
-    status::{Asked, RateLimitStatus},
-    store::{Charge, Verdict},
-};
 use crate::{
     body::ResponseBody,
     marks::UserId,
+    rate_limit::{
+        by::{KeyBuilder, Missing},
+        headers,
+        layer::{Config, OnStoreError},
+        rejection::Rejection,
+        status::{Asked, RateLimitStatus},
+        store::{Charge, Verdict},
+    },
     store::{StoreError, StoreFuture},
     telemetry,
 };
@@ -30,7 +30,7 @@ use std::{
 use tower::Service;
 
 pin_project! {
-    /// The response of a [`RateLimit`](super::RateLimit).
+    /// The response of a [`RateLimit`](crate::rate_limit::RateLimit).
     pub struct ResponseFuture<S, Q>
     where
         S: Service<Request<Q>>,

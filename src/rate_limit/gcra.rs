@@ -6,7 +6,8 @@
 //!
 //! `gcra.lua` says the same. Every product stays below 2^53, where Lua's numbers end to be exact.
 
-use super::quota::{Quota, QuotaError};
+use crate::rate_limit::quota::{Quota, QuotaError};
+use std::time::Duration;
 
 /// The shortest emission interval. It is rounded up to whole microseconds, so a shorter one would be
 /// off by more than 1%.
@@ -16,6 +17,10 @@ const MIN_INTERVAL_US: u64 = 100;
 const MAX_EXACT: u64 = (1 << 52) - 1;
 
 /// A quota in the algorithm's terms.
+///
+/// A store keeps one point in time for each key, the theoretical arrival time (TAT). It moves it on
+/// by `cost` times the [`interval`](Gcra::interval), from the present if it is past, and allows that
+/// if it then lies no further ahead than [`burst`](Gcra::burst) intervals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Gcra {
     interval_us: u64,
@@ -63,7 +68,15 @@ impl Gcra {
         self.interval_us
     }
 
-    pub(crate) fn burst(self) -> u64 {
+    /// The time in which one comes back: the emission interval, in whole microseconds.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        Duration::from_micros(self.interval_us)
+    }
+
+    /// How many may come at once.
+    #[must_use]
+    pub fn burst(self) -> u64 {
         self.burst
     }
 
@@ -102,7 +115,6 @@ impl Gcra {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const NOW: u64 = 1_760_000_000_000_000;
 

@@ -1,7 +1,9 @@
 //! The response headers that tell a client where it stands.
 
-use super::{layer::Headers, policy::Policy, store::Outcome};
-use crate::problem::whole_seconds;
+use crate::{
+    problem::whole_seconds,
+    rate_limit::{layer::Headers, policy::Policy, store::Outcome},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{fmt::Write, time::Duration};
 

@@ -1,13 +1,15 @@
 //! The layer and its settings.
 
-use super::{policy::Policy, rejection::Rejection, service::RateLimit, store::RateLimitStore};
-use crate::problem;
+use crate::{
+    problem,
+    rate_limit::{policy::Policy, rejection::Rejection, service::RateLimit, store::RateLimitStore},
+};
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
 use std::{fmt, sync::Arc, time::Duration};
 use tower_layer::Layer;
 
-/// Limits the rate of requests to the service inside it.
+/// Limits the rate of requests to the service inside it. See the [module](crate::rate_limit).
 ///
 /// Two layers with different policies over one backend keep apart by the names of their policies.
 #[derive(Clone, Debug)]

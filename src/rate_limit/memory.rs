@@ -1,12 +1,12 @@
 //! Rate limits in this process's memory.
 
-use super::{
-    policy::Rule,
-    store::{Charge, Outcome, RateLimitStore, Verdict},
-};
 use crate::{
     context::Context,
     expiring::{Entry, Expiring, WhenFull},
+    rate_limit::{
+        policy::Rule,
+        store::{Charge, Outcome, RateLimitStore, Verdict},
+    },
     store::{StoreError, StoreFuture},
 };
 use smallvec::SmallVec;

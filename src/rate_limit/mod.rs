@@ -10,6 +10,11 @@
 //!    is not called. An allowed one finds a [`RateLimitStatus`] in its extensions.
 //! 4. The response says where the client stands, in `RateLimit` and `RateLimit-Policy`.
 //!
+//! A request that cannot be counted because of how the server is set up is answered with 500, which
+//! says how to set it up. With [`by::ip`] the server has to tell the peer's address: in axum by
+//! `into_make_service_with_connect_info::<SocketAddr>()`, elsewhere by a [`PeerAddr`](crate::PeerAddr)
+//! in the request's extensions.
+//!
 //! # Example
 //!
 //! ```
@@ -67,6 +72,7 @@
 //! | [`headers`](RateLimitLayer::headers) | [`Headers::Draft`] | a polite client can slow down before it is denied |
 //! | [`on_store_error`](RateLimitLayer::on_store_error) | [`OnStoreError::Allow`] | an outage of the store is not an outage of the service |
 //! | [`deadline`](RateLimitLayer::deadline) | 100 ms | a limiter must not become the latency |
+//! | memory | 262,144 counts | [`max_rate_limits`](crate::backend::Builder::max_rate_limits) |
 //!
 //! # Security
 //!

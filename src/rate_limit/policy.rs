@@ -1,6 +1,6 @@
 //! A named limit: how much, by which algorithm, and per what.
 
-use super::{
+use crate::rate_limit::{
     by::{self, KeyBy},
     gcra::Gcra,
     quota::{Quota, QuotaError},
@@ -34,7 +34,7 @@ pub enum Rule {
 }
 
 impl Policy {
-    /// A limit by the generic cell rate algorithm: a steady rate with a burst, in 72 bytes a key.
+    /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
     ///
     /// # Panics
     ///

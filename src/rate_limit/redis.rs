@@ -1,13 +1,13 @@
 //! Rate limits in Redis: one script decides any number of policies.
 
-use super::{
-    policy::Rule,
-    store::{Charge, Outcome, RateLimitStore, Verdict},
-};
 use crate::{
     connection::{Connection, Script, parse},
     context::Context,
     key::Keys,
+    rate_limit::{
+        policy::Rule,
+        store::{Charge, Outcome, RateLimitStore, Verdict},
+    },
     store::{StoreError, StoreFuture},
 };
 use redis::Value;

@@ -3,10 +3,10 @@
 use crate::problem::Problem;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 /// The reason of a rejection, in the response's extensions and in the hands of
-/// [`RateLimitLayer::rejection`](super::RateLimitLayer::rejection).
+/// [`RateLimitLayer::rejection`](crate::rate_limit::RateLimitLayer::rejection).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -45,10 +45,12 @@ impl fmt::Display for Rejection {
                 write!(f, "too many requests under {}", violated.join(", "))
             }
             Self::StoreUnavailable => f.write_str("the rate limit cannot be checked right now"),
-            Self::Misconfigured { .. } => f.write_str("the server's rate limit is misconfigured"),
+            Self::Misconfigured { advice } => f.write_str(advice),
         }
     }
 }
+
+impl Error for Rejection {}
 
 impl Problem for Rejection {
     fn status(&self) -> StatusCode {

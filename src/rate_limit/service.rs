@@ -1,7 +1,9 @@
 //! The service that the layer makes.
 
-use super::{future::ResponseFuture, layer::Config};
-use crate::body::ResponseBody;
+use crate::{
+    body::ResponseBody,
+    rate_limit::{future::ResponseFuture, layer::Config},
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -12,7 +14,7 @@ use std::{
 };
 use tower::Service;
 
-/// A service whose requests are limited; made by [`RateLimitLayer`](super::RateLimitLayer).
+/// A service whose requests are limited; made by [`RateLimitLayer`](crate::rate_limit::RateLimitLayer).
 #[derive(Clone, Debug)]
 pub struct RateLimit<S> {
     inner: S,

@@ -1,6 +1,6 @@
 //! What the rate limits said, for handlers.
 
-use super::{
+use crate::rate_limit::{
     layer::Config,
     policy::Policy,
     store::{Outcome, Verdict},

@@ -1,11 +1,19 @@
 //! What a rate limit asks of its store.
 
-use super::policy::{Policy, Rule};
-use crate::store::StoreFuture;
+use crate::{
+    rate_limit::policy::{Policy, Rule},
+    store::StoreFuture,
+};
 use smallvec::SmallVec;
 use std::{sync::Arc, time::Duration};
 
 /// Where the counts are kept.
+///
+/// What holds for every store:
+///
+/// - A charge whose cost is above its policy's burst is never allowed.
+/// - What a denied request would have taken is not taken, of any policy.
+/// - A call ends within a deadline of the store's own.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep rate limits",
     note = "use a `towerkeep::Backend`, a `rate_limit::MemoryStore`, or an `Arc` of a store"
@@ -92,20 +100,26 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// An outcome in microseconds, as the scripts count.
+    /// What a store found out about one policy.
     #[must_use]
-    pub fn from_micros(
+    pub fn new(
+        allowed: bool,
+        remaining: u64,
+        reset: Duration,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        Self { allowed, remaining, reset, retry_after }
+    }
+
+    /// The same in microseconds, as the scripts count.
+    pub(crate) fn from_micros(
         allowed: bool,
         remaining: u64,
         reset_us: u64,
         retry_us: Option<u64>,
     ) -> Self {
-        Self {
-            allowed,
-            remaining,
-            reset: Duration::from_micros(reset_us),
-            retry_after: retry_us.map(Duration::from_micros),
-        }
+        let retry_after = retry_us.map(Duration::from_micros);
+        Self::new(allowed, remaining, Duration::from_micros(reset_us), retry_after)
     }
 }
 

@@ -68,9 +68,9 @@ impl Error {
         Self::new(Kind::MissingLayer)
     }
 
-    /// What the store said, if it was the store.
+    /// What the store said, if it was the store that failed.
     #[must_use]
-    pub fn store(&self) -> Option<&StoreError> {
+    pub fn store_error(&self) -> Option<&StoreError> {
         match &*self.0 {
             Kind::Store(error) => Some(error),
             _ => None,

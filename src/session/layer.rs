@@ -20,7 +20,7 @@ use tower_layer::Layer;
 /// The most fields a session may be allowed: all of them travel in one script call.
 const MOST_FIELDS: usize = 1_024;
 
-/// Gives each request a session, by a cookie.
+/// Gives each request a session, by a cookie. See the [module](crate::session).
 ///
 /// Its methods change one setting each; all of them have a default that is safe in production. Two
 /// layers with different cookie names over one backend are two sessions.
@@ -128,8 +128,8 @@ impl SessionLayer {
 
     /// **Dangerous:** sends the cookie without `Secure` and takes `__Host-` or `__Secure-` off its
     /// name, so that it works over plain HTTP. Anyone on the way can then read the cookie and take
-    /// the session over. For development on a host other than `localhost`, which browsers trust as
-    /// it is. Default: off.
+    /// the session over. For development on a host other than `localhost`, which browsers except
+    /// Safari trust as it is. Default: off.
     pub fn insecure_plain_http(self) -> Self {
         self.cookie(CookieSettings::allow_plain_http)
     }

@@ -100,9 +100,9 @@
 //!
 //! # Failure
 //!
-//! Each call to the store has 250 ms, the backend's deadline. A request whose session cannot be loaded is answered with 503
-//! and `Retry-After`, since nobody knows who asks ([`OnStoreError::Reject`]), or goes on without one
-//! and saves nothing ([`OnStoreError::Anonymous`]). If a change cannot be saved, the handler's
+//! Each call to the store has 250 ms, the backend's deadline. A request whose session cannot be loaded
+//! is answered with 503 and `Retry-After`, since nobody knows who asks ([`OnStoreError::Reject`]), or
+//! goes on without one and saves nothing ([`OnStoreError::Anonymous`]). If a change cannot be saved, the handler's
 //! response is replaced by 503: it is not sent as if all were well. Requests that do not ask for the
 //! session go on as ever. If a session ends while a request is handled, its changes are dropped and
 //! the response is none the worse; [`Session::commit`] tells. A memory store that is full refuses new
@@ -125,6 +125,7 @@
 //! | [`on_store_error`](SessionLayer::on_store_error) | [`OnStoreError::Reject`] | a user is not shown as logged out because of an outage |
 //! | [`save_on_server_error`](SessionLayer::save_on_server_error) | `false` | a handler that failed half-way leaves nothing half-done |
 //! | [`deadline`](SessionLayer::deadline) | the backend's, 250 ms | a hung store must not hang every page |
+//! | memory | 64 MiB | [`max_session_bytes`](crate::backend::Builder::max_session_bytes) |
 //!
 //! # Security
 //!

@@ -15,7 +15,9 @@ use std::{
 };
 use tower::Service;
 
-/// A service whose requests have sessions; made by [`SessionLayer`](super::SessionLayer).
+/// A service whose requests have sessions; made by [`SessionLayer`](crate::session::SessionLayer).
+///
+/// Its name says `Service`, since [`Session`](crate::session::Session) is what a handler holds.
 #[derive(Clone, Debug)]
 pub struct SessionService<S> {
     inner: S,

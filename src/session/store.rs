@@ -48,8 +48,8 @@ pub trait SessionStore: Send + Sync + 'static {
         user: Option<&UserId>,
     ) -> StoreFuture<Destroyed>;
 
-    /// Where the layer runs what the response does not wait for. Default: tasks of their own, that
-    /// no shutdown waits for.
+    /// The tasks to run in what the response does not wait for. Default: tasks that nobody waits for
+    /// at a shutdown.
     fn tasks(&self) -> Tasks {
         Tasks::default()
     }

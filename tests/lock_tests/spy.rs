@@ -119,8 +119,8 @@ impl LockStore for Spy {
         self.store.release(name, token)
     }
 
-    fn subscribe(&self, name: &str) -> Option<Subscription> {
-        if self.deaf { None } else { self.store.subscribe(name) }
+    fn watch(&self, name: &str) -> Option<Subscription> {
+        if self.deaf { None } else { self.store.watch(name) }
     }
 
     fn tasks(&self) -> Tasks {
