@@ -18,6 +18,9 @@ pub(crate) struct Pending {
     pub(crate) end: Option<End>,
     pub(crate) rotate: bool,
     pub(crate) clear: bool,
+    /// It was cleared when there was nothing in it. That is not worth a round trip, but what another
+    /// request puts in before this one is saved goes all the same.
+    pub(crate) clear_besides: bool,
     pub(crate) changes: Changes,
     pub(crate) login: Option<Login>,
 }
@@ -44,7 +47,7 @@ pub(crate) struct Fresh {
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { end, rotate, clear, changes, login } = self;
+        let Self { end, rotate, clear, changes, login, clear_besides: _ } = self;
         end.is_none() && !rotate && !clear && changes.is_empty() && login.is_none()
     }
 

@@ -146,7 +146,9 @@ impl State {
 
     pub(crate) fn clear(&mut self) -> Result<(), Error> {
         self.writable()?;
-        if !self.fields.is_empty() {
+        if self.fields.is_empty() {
+            self.pending.clear_besides = true;
+        } else {
             self.fields = Arc::default();
             self.pending.clear();
         }
@@ -220,7 +222,7 @@ impl State {
         }
         let mut delta = Delta {
             verifier: rotated.map(|token| token.hash()),
-            clear: pending.clear,
+            clear: pending.clear || pending.clear_besides,
             changes: pending.changes,
             ..Delta::default()
         };
@@ -416,6 +418,16 @@ mod tests {
         state.set("a", vec![b'1'; 53].into()).unwrap();
         assert_eq!(names(state.fields()), ["a", "b", "c", "d"]);
         assert_eq!(delta(&mut state).changes.len(), 2);
+    }
+
+    #[test]
+    fn a_login_clears_what_another_request_put_into_an_empty_session_meanwhile() {
+        let mut state = loaded(&[]);
+        state.clear().unwrap();
+        login(&mut state, "ann");
+        set(&mut state, "a", "1");
+        let delta = delta(&mut state);
+        assert!(delta.clear && delta.changes.contains_key("a"));
     }
 
     #[test]
