@@ -290,6 +290,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_store_without_hints_a_wait_looks_by_itself() {
+        let mut wait = Wait { hints: None, ..waiting(&Hints::memory(), LONG, None) };
+        assert!(wait.once(LONG).await);
+        assert_eq!(wait.pause, Some(FIRST_LOOK), "nobody tells, so it looks soon");
+        assert!(timeout(Duration::from_secs(20), wait.once(LONG)).await.unwrap());
+    }
+
+    #[tokio::test]
     async fn a_pause_ends_with_the_lease_and_with_the_wait_when_no_hint_comes() {
         let hints = Hints::memory();
         let brief = Duration::from_millis(5);
