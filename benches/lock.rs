@@ -32,7 +32,7 @@ fn main() {
 fn one_each(backend: Backend) -> impl Fn(usize) -> Operation + Clone + Send + 'static {
     let locks = Locks::new(backend);
     move |task| {
-        let acquire = locks.try_lock(format!("own:{task}"));
+        let acquire = locks.lock(format!("own:{task}"));
         Box::pin(async move {
             let guard = acquire.acquire().await.expect("nobody else wants it");
             guard.release().await.expect("it is held");

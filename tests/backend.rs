@@ -13,7 +13,11 @@ use std::{
 };
 use towerkeep::{
     Backend, StoreError,
-    connection::redis::{self, AsyncCommands},
+    connection::{
+        Config, Connection,
+        redis::{self, AsyncCommands},
+    },
+    lock::{self, Locks},
 };
 
 async fn refused(url: &str) -> StoreError {
@@ -163,4 +167,16 @@ async fn shutdown_waits_for_tasks_and_says_what_is_left() {
     assert_eq!(backend.shutdown(Duration::from_millis(10)).await, 1);
     end.send(()).unwrap();
     assert_eq!(backend.shutdown(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+async fn a_store_over_a_connection_of_the_applications_own_shares_the_keys_of_its_prefix() {
+    let server = RedisServer::start();
+    let backend = Backend::builder().prefix("shop").redis(server.url()).await.unwrap();
+    let connection = Connection::connect(Config::new(server.url())).await.unwrap();
+    let locks = Locks::new(lock::RedisStore::new(connection.clone(), "shop").unwrap());
+    let held = locks.try_lock("job").await.unwrap();
+    assert!(Locks::new(backend).try_lock("job").await.unwrap_err().is_contended());
+    held.release().await.unwrap();
+    assert!(lock::RedisStore::new(connection, "a b").unwrap_err().is_config());
 }

@@ -5,7 +5,7 @@ use super::{
     stores::{Capacities, Stores},
 };
 #[cfg(feature = "redis")]
-use crate::connection::{Config, Connection};
+use crate::connection::{Config, Connection, RedisContext};
 use crate::{clock::Clock, context::Context, key::Keys, store::StoreError, telemetry};
 #[cfg(feature = "redis")]
 use std::time::Duration;
@@ -128,7 +128,8 @@ impl Builder {
         let mut context = self.context();
         let connection = Connection::connect(self.config).await?;
         context.hints = connection.hints();
-        let stores = Stores::redis(&context, &connection, &keys);
+        let redis = RedisContext::new(context.clone(), connection.clone(), keys);
+        let stores = Stores::redis(&redis);
         Ok(Backend { inner: Arc::new(Inner { context, connection: Some(connection), stores }) })
     }
 

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cache")]
 use crate::cache::{self, CacheStore};
+#[cfg(feature = "redis")]
+use crate::connection::RedisContext;
 use crate::context::Context;
 #[cfg(feature = "idempotency")]
 use crate::idempotency::{self, IdempotencyStore};
@@ -11,8 +13,6 @@ use crate::lock::{self, LockStore};
 use crate::rate_limit::{self, RateLimitStore};
 #[cfg(feature = "session")]
 use crate::session::{self, SessionStore};
-#[cfg(feature = "redis")]
-use crate::{connection::Connection, key::Keys};
 use std::sync::Arc;
 
 /// The stores, all of one kind.
@@ -81,35 +81,18 @@ impl Stores {
     }
 
     #[cfg(feature = "redis")]
-    pub(super) fn redis(context: &Context, connection: &Connection, keys: &Keys) -> Self {
-        let deadline = connection.deadline();
-        let given = || (context.clone(), connection.clone(), keys.clone(), deadline);
+    pub(super) fn redis(redis: &RedisContext) -> Self {
         Self {
             #[cfg(feature = "session")]
-            session: {
-                let (context, connection, keys, deadline) = given();
-                Arc::new(session::RedisStore::new(context, connection, keys, deadline))
-            },
+            session: Arc::new(session::RedisStore::over(redis.clone())),
             #[cfg(feature = "rate-limit")]
-            rate_limit: {
-                let (context, connection, keys, deadline) = given();
-                Arc::new(rate_limit::RedisStore::new(context, connection, keys, deadline))
-            },
+            rate_limit: Arc::new(rate_limit::RedisStore::over(redis.clone())),
             #[cfg(feature = "idempotency")]
-            idempotency: {
-                let (context, connection, keys, deadline) = given();
-                Arc::new(idempotency::RedisStore::new(context, connection, keys, deadline))
-            },
+            idempotency: Arc::new(idempotency::RedisStore::over(redis.clone())),
             #[cfg(feature = "cache")]
-            cache: {
-                let (context, connection, keys, deadline) = given();
-                Arc::new(cache::RedisStore::new(context, connection, keys, deadline))
-            },
+            cache: Arc::new(cache::RedisStore::over(redis.clone())),
             #[cfg(feature = "lock")]
-            lock: {
-                let (context, connection, keys, deadline) = given();
-                Arc::new(lock::RedisStore::new(context, connection, keys, deadline))
-            },
+            lock: Arc::new(lock::RedisStore::over(redis.clone())),
         }
     }
 }

@@ -15,9 +15,7 @@ use crate::{
         store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
         stored::StoredResponse,
     },
-    connection::{Connection, Script, parse},
-    context::Context,
-    key::Keys,
+    connection::{Connection, RedisContext, Script, parse},
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
     tasks::Tasks,
@@ -45,41 +43,39 @@ static FILL: Script = script!("fill.lua");
 /// Responses in Redis, shared by every process with the same prefix.
 #[derive(Debug)]
 pub struct RedisStore {
-    context: Context,
-    connection: Connection,
-    keys: Keys,
-    deadline: Duration,
+    redis: RedisContext,
 }
 
 impl RedisStore {
-    pub(crate) fn new(
-        context: Context,
-        connection: Connection,
-        keys: Keys,
-        deadline: Duration,
-    ) -> Self {
-        Self { context, connection, keys, deadline }
+    /// Over a connection of the application's own, under a prefix that begins every key. A
+    /// [`Backend`](crate::Backend) makes all stores at once, and waits for their tasks when it is shut
+    /// down.
+    ///
+    /// # Errors
+    ///
+    /// If the prefix is not 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`.
+    pub fn new(connection: Connection, prefix: &str) -> Result<Self, StoreError> {
+        RedisContext::alone(connection, prefix).map(Self::over)
+    }
+
+    pub(crate) fn over(redis: RedisContext) -> Self {
+        Self { redis }
     }
 
     fn entry(&self, hash: &str) -> String {
-        self.keys.tagged("cache", hash, "")
+        self.redis.keys.tagged("cache", hash, "")
     }
 
     fn leases(&self, hash: &str) -> String {
-        self.keys.tagged("cache-lease", hash, "")
+        self.redis.keys.tagged("cache-lease", hash, "")
     }
 
     fn channel(&self, hash: &str) -> String {
-        self.keys.tagged("cache-hint", hash, "")
-    }
-
-    /// What a script is told instead of the server's time: nothing, but in tests.
-    fn now(&self) -> String {
-        self.now_ms().map(|now| now.to_string()).unwrap_or_default()
+        self.redis.keys.tagged("cache-hint", hash, "")
     }
 
     fn now_ms(&self) -> Option<u64> {
-        self.context.clock.override_us().map(|now| now / 1_000)
+        self.redis.context.clock.override_us().map(|now| now / 1_000)
     }
 }
 
@@ -92,8 +88,8 @@ impl CacheStore for RedisStore {
         read.arg(&key).arg("x");
         read.arg(format!("m:{}", address.variant())).arg(format!("b:{}", address.variant()));
         // PTTL first: should a fill come between the two, the response seems older, never younger.
-        let batch = self.connection.batch().cmd(pttl).cmd(read);
-        let (told, deadline) = (self.now_ms(), self.deadline);
+        let batch = self.redis.batch().cmd(pttl).cmd(read);
+        let (told, deadline) = (self.now_ms(), self.redis.deadline);
         StoreFuture::boxed(async move {
             let [ttl, fields] = <[_; 2]>::try_from(batch.run(deadline).await?)
                 .map_err(|_| StoreError::corrupt("PTTL, HMGET: not two answers"))?;
@@ -115,10 +111,10 @@ impl CacheStore for RedisStore {
     ) -> StoreFuture<LeaseReply> {
         let call = LEASE
             .keys([self.leases(address.entry()), self.entry(address.entry())])
-            .args([&self.now(), &address.lease(), address.variant(), token])
+            .args([&self.redis.now_ms(), &address.lease(), address.variant(), token])
             .arg(ms(length))
             .arg(seen.unwrap_or_default());
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let (code, left): (u8, u64) = parse(reply.await?, "cache/lease.lua")?;
             let left = Duration::from_millis(left);
@@ -135,9 +131,9 @@ impl CacheStore for RedisStore {
     fn renew(&self, address: &Address, token: &str, length: Duration) -> StoreFuture<bool> {
         let call = RENEW
             .keys([self.leases(address.entry())])
-            .args([&self.now(), &address.lease(), token])
+            .args([&self.redis.now_ms(), &address.lease(), token])
             .arg(ms(length));
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move { parse(reply.await?, "cache/renew.lua") })
     }
 
@@ -147,11 +143,11 @@ impl CacheStore for RedisStore {
         };
         let call = FILL
             .keys([self.leases(address.entry()), self.entry(address.entry())])
-            .args([&self.now(), &address.lease(), address.variant(), token])
+            .args([&self.redis.now_ms(), &address.lease(), address.variant(), token])
             .args([ms(fill.age), ms(fill.lifetime), ms(fill.stale), ms(fill.cost)])
             .arg(&blob[..])
             .arg(self.channel(address.entry()));
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let stored = parse(reply.await?, "cache/fill.lua")?;
             Ok(if stored { FillReply::Stored } else { FillReply::Refused })
@@ -165,22 +161,22 @@ impl CacheStore for RedisStore {
         };
         let call = RELEASE
             .keys([self.leases(address.entry())])
-            .args([&self.now(), &address.lease(), token])
+            .args([&self.redis.now_ms(), &address.lease(), token])
             .arg(mark)
             .arg(self.channel(address.entry()));
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move { parse(reply.await?, "cache/release.lua") })
     }
 
     fn purge(&self, entries: &[String]) -> StoreFuture<u64> {
-        let mut batch = self.connection.batch();
+        let mut batch = self.redis.batch();
         for hash in entries {
             let (mut exists, mut unlink) = (redis::cmd("EXISTS"), redis::cmd("UNLINK"));
             exists.arg(self.entry(hash));
             unlink.arg(self.entry(hash)).arg(self.leases(hash));
             batch = batch.cmd(exists).cmd(unlink);
         }
-        let deadline = self.deadline;
+        let deadline = self.redis.deadline;
         StoreFuture::boxed(async move {
             let mut purged = 0;
             for (at, reply) in batch.run(deadline).await?.into_iter().enumerate() {
@@ -192,11 +188,11 @@ impl CacheStore for RedisStore {
     }
 
     fn watch(&self, entry: &str) -> Option<Subscription> {
-        Some(self.context.hints.subscribe(&self.channel(entry)))
+        Some(self.redis.context.hints.subscribe(&self.channel(entry)))
     }
 
     fn tasks(&self) -> Tasks {
-        self.context.tasks.clone()
+        self.redis.context.tasks.clone()
     }
 }
 

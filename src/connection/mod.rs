@@ -47,6 +47,7 @@
 mod backoff;
 mod batch;
 mod config;
+mod context;
 mod dial;
 mod error;
 mod handle;
@@ -65,6 +66,7 @@ mod url;
 #[cfg(unix)]
 mod tests;
 
+pub(crate) use self::context::RedisContext;
 pub use self::{
     batch::Batch,
     config::Config,

@@ -1,12 +1,10 @@
 //! Idempotency records in Redis or Valkey.
 
 use crate::{
-    connection::{Call, Connection, Script, parse},
-    context::Context,
+    connection::{Call, Connection, RedisContext, Script, parse},
     idempotency::store::{
         Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, Terms, unknown_version,
     },
-    key::Keys,
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
     tasks::Tasks,
@@ -39,38 +37,35 @@ static ABANDON: Script = Script::new(include_str!("abandon.lua")).named("idempot
 /// request run twice.
 #[derive(Clone)]
 pub struct RedisStore {
-    context: Context,
-    connection: Connection,
-    keys: Keys,
-    deadline: Duration,
+    redis: RedisContext,
 }
 
 impl RedisStore {
-    /// Every step has an answer within `deadline`.
-    pub(crate) fn new(
-        context: Context,
-        connection: Connection,
-        keys: Keys,
-        deadline: Duration,
-    ) -> Self {
-        Self { context, connection, keys, deadline }
+    /// Over a connection of the application's own, under a prefix that begins every key. A
+    /// [`Backend`](crate::Backend) makes all stores at once, and waits for their tasks when it is shut
+    /// down.
+    ///
+    /// # Errors
+    ///
+    /// If the prefix is not 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`.
+    pub fn new(connection: Connection, prefix: &str) -> Result<Self, StoreError> {
+        RedisContext::alone(connection, prefix).map(Self::over)
+    }
+
+    pub(crate) fn over(redis: RedisContext) -> Self {
+        Self { redis }
     }
 
     fn record(&self, claim: &Claim) -> String {
-        self.keys.tagged(KIND, claim.id(), "")
+        self.redis.keys.tagged(KIND, claim.id(), "")
     }
 
     fn fence(&self, claim: &Claim) -> String {
-        self.keys.tagged(KIND, claim.id(), ":f")
+        self.redis.keys.tagged(KIND, claim.id(), ":f")
     }
 
     fn channel(&self, id: &str) -> String {
-        self.keys.tagged(KIND, id, ":end")
-    }
-
-    /// The time for the scripts: empty, so that they ask the server, except in tests.
-    fn now(&self) -> String {
-        self.context.clock.override_us().map_or_else(String::new, |now_us| now_us.to_string())
+        self.redis.keys.tagged(KIND, id, ":end")
     }
 
     fn run<R: FromRedisValue, T>(
@@ -78,7 +73,7 @@ impl RedisStore {
         call: Call,
         read: impl FnOnce(R) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<T> {
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move { read(parse(reply.await?, KIND)?) })
     }
 }
@@ -96,7 +91,7 @@ impl IdempotencyStore for RedisStore {
             .arg(terms.lease_us())
             .arg(terms.pending_ms())
             .arg(on_orphan)
-            .arg(self.now());
+            .arg(self.redis.now_us());
         self.run(call, begun)
     }
 
@@ -106,7 +101,7 @@ impl IdempotencyStore for RedisStore {
             .arg(claim.token())
             .arg(terms.lease_us())
             .arg(terms.pending_ms())
-            .arg(self.now());
+            .arg(self.redis.now_us());
         self.run(call, Ok)
     }
 
@@ -132,11 +127,11 @@ impl IdempotencyStore for RedisStore {
     }
 
     fn watch(&self, id: &str) -> Option<Subscription> {
-        Some(self.context.hints.subscribe(&self.channel(id)))
+        Some(self.redis.context.hints.subscribe(&self.channel(id)))
     }
 
     fn tasks(&self) -> Tasks {
-        self.context.tasks.clone()
+        self.redis.context.tasks.clone()
     }
 }
 
@@ -167,8 +162,8 @@ fn unexpected(answer: &[u8]) -> StoreError {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("idempotency::RedisStore")
-            .field("prefix", &self.keys.prefix())
-            .field("deadline", &self.deadline)
+            .field("prefix", &self.redis.keys.prefix())
+            .field("deadline", &self.redis.deadline)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,8 @@
 //! The handle that applications hold.
 
-use crate::lock::{acquire::Acquire, policy, queue::Queues, store::LockStore};
+use crate::lock::{
+    acquire::Acquire, error::Error, guard::Guard, policy, queue::Queues, store::LockStore,
+};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Waiters for one lock, unless told otherwise.
@@ -52,21 +54,25 @@ impl Locks {
         Acquire::new(self.clone(), name.as_ref())
     }
 
-    /// The same as [`lock`](Locks::lock) without a [`wait`](Acquire::wait): if somebody else holds
-    /// the lock, the answer is [`is_contended`](crate::lock::Error::is_contended) at once.
+    /// Takes the lock if nobody holds it, for 30 s. [`lock`](Locks::lock) has the settings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Acquire::acquire`] without a wait: [`is_contended`](crate::lock::Error::is_contended) if
+    /// somebody else holds it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), towerkeep::lock::Error> {
     /// # use towerkeep::lock::{Locks, MemoryStore};
     /// let locks = Locks::new(MemoryStore::default());
-    /// let held = locks.try_lock("nightly-report").acquire().await?;
-    /// let refused = locks.try_lock("nightly-report").acquire().await.unwrap_err();
+    /// let held = locks.try_lock("nightly-report").await?;
+    /// let refused = locks.try_lock("nightly-report").await.unwrap_err();
     /// assert!(refused.is_contended() && refused.held_for().is_some());
     /// held.release().await
     /// # }
     /// ```
-    pub fn try_lock(&self, name: impl AsRef<str>) -> Acquire {
-        self.lock(name)
+    pub async fn try_lock(&self, name: impl AsRef<str>) -> Result<Guard, Error> {
+        self.lock(name).acquire().await
     }
 }
 

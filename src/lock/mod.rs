@@ -34,11 +34,11 @@
 //! guard.check()?; // before each step of long work
 //! let first = guard.fence();
 //!
-//! let refused = locks.try_lock("job:7").acquire().await.unwrap_err();
+//! let refused = locks.try_lock("job:7").await.unwrap_err();
 //! assert!(refused.is_contended());
 //!
 //! guard.release().await?;
-//! let again = locks.try_lock("job:7").acquire().await?;
+//! let again = locks.try_lock("job:7").await?;
 //! assert!(again.fence() > first);
 //! # Ok(())
 //! # }

@@ -1,9 +1,7 @@
 //! Locks in Redis or Valkey: arguments in, one script, its answer out.
 
 use crate::{
-    connection::{Call, Connection, Script, parse},
-    context::Context,
-    key::Keys,
+    connection::{Call, Connection, RedisContext, Script, parse},
     lock::{policy::Attempt, store::LockStore},
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
@@ -28,34 +26,32 @@ static RELEASE: Script =
 /// Locks that a fleet shares through Redis. See [the module](crate::lock#redis) for the keys.
 #[derive(Debug)]
 pub struct RedisStore {
-    context: Context,
-    connection: Connection,
-    keys: Keys,
-    deadline: Duration,
+    redis: RedisContext,
 }
 
 impl RedisStore {
-    pub(crate) fn new(
-        context: Context,
-        connection: Connection,
-        keys: Keys,
-        deadline: Duration,
-    ) -> Self {
-        Self { context, connection, keys, deadline }
+    /// Over a connection of the application's own, under a prefix that begins every key. A
+    /// [`Backend`](crate::Backend) makes all stores at once, and waits for their tasks when it is shut
+    /// down.
+    ///
+    /// # Errors
+    ///
+    /// If the prefix is not 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`.
+    pub fn new(connection: Connection, prefix: &str) -> Result<Self, StoreError> {
+        RedisContext::alone(connection, prefix).map(Self::over)
+    }
+
+    pub(crate) fn over(redis: RedisContext) -> Self {
+        Self { redis }
     }
 
     /// The lock, whose name is also that of the channel of its waiters.
     fn lock_key(&self, name: &str) -> String {
-        self.keys.tagged("lock", name, "")
+        self.redis.keys.tagged("lock", name, "")
     }
 
     fn fence_key(&self, name: &str) -> String {
-        self.keys.tagged("lock", name, ":f")
-    }
-
-    /// The time that a script is to go by: '' for the server's.
-    fn now(&self) -> String {
-        self.context.clock.override_us().map_or_else(String::new, |now| now.to_string())
+        self.redis.keys.tagged("lock", name, ":f")
     }
 
     fn call<T: redis::FromRedisValue + Send + 'static>(
@@ -63,7 +59,7 @@ impl RedisStore {
         call: Call,
         what: &'static str,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         async move { parse(reply.await?, what) }
     }
 }
@@ -75,7 +71,7 @@ impl LockStore for RedisStore {
             .arg(token)
             .arg(ttl.as_millis() as u64)
             .arg(FENCE_KEPT.as_millis() as u64)
-            .arg(self.now());
+            .arg(self.redis.now_us());
         let reply = self.call::<(bool, u64)>(call, "lock acquire");
         StoreFuture::boxed(async move {
             Ok(match reply.await? {
@@ -91,21 +87,21 @@ impl LockStore for RedisStore {
             .arg(token)
             .arg(ttl.as_millis() as u64)
             .arg(FENCE_KEPT.as_millis() as u64)
-            .arg(self.now());
+            .arg(self.redis.now_us());
         StoreFuture::boxed(self.call(call, "lock renew"))
     }
 
     fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
         let lock = self.lock_key(name);
-        let call = RELEASE.keys([&lock]).arg(token).arg(lock.as_str()).arg(self.now());
+        let call = RELEASE.keys([&lock]).arg(token).arg(lock.as_str()).arg(self.redis.now_us());
         StoreFuture::boxed(self.call(call, "lock release"))
     }
 
     fn watch(&self, name: &str) -> Option<Subscription> {
-        Some(self.context.hints.subscribe(&self.lock_key(name)))
+        Some(self.redis.context.hints.subscribe(&self.lock_key(name)))
     }
 
     fn tasks(&self) -> Tasks {
-        self.context.tasks.clone()
+        self.redis.context.tasks.clone()
     }
 }

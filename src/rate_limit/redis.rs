@@ -1,9 +1,7 @@
 //! Rate limits in Redis: one script decides any number of policies.
 
 use crate::{
-    connection::{Connection, Script, parse},
-    context::Context,
-    key::Keys,
+    connection::{Connection, RedisContext, Script, parse},
     rate_limit::{
         policy::Rule,
         store::{Charge, Outcome, RateLimitStore, Verdict},
@@ -11,7 +9,6 @@ use crate::{
     store::{StoreError, StoreFuture},
 };
 use redis::Value;
-use std::time::Duration;
 
 static CHECK: Script = Script::new(concat!(
     include_str!("../connection/prelude.lua"),
@@ -27,35 +24,37 @@ const NUMBERS_PER_POLICY: usize = 4;
 /// Counts in Redis, shared by every process with the same prefix.
 #[derive(Debug)]
 pub struct RedisStore {
-    context: Context,
-    connection: Connection,
-    keys: Keys,
-    deadline: Duration,
+    redis: RedisContext,
 }
 
 impl RedisStore {
-    pub(crate) fn new(
-        context: Context,
-        connection: Connection,
-        keys: Keys,
-        deadline: Duration,
-    ) -> Self {
-        Self { context, connection, keys, deadline }
+    /// Over a connection of the application's own, under a prefix that begins every key. A
+    /// [`Backend`](crate::Backend) makes all stores at once, and waits for their tasks when it is shut
+    /// down.
+    ///
+    /// # Errors
+    ///
+    /// If the prefix is not 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`.
+    pub fn new(connection: Connection, prefix: &str) -> Result<Self, StoreError> {
+        RedisContext::alone(connection, prefix).map(Self::over)
+    }
+
+    pub(crate) fn over(redis: RedisContext) -> Self {
+        Self { redis }
     }
 
     /// `<prefix>:limit:{<key>}:<policy>:<algorithm>`: a policy whose algorithm was changed starts
     /// anew instead of misreading the old state.
     fn key(&self, charge: &Charge) -> String {
         let suffix = format!(":{}:{}", charge.policy, charge.rule.algorithm());
-        self.keys.tagged("limit", &charge.key, &suffix)
+        self.redis.keys.tagged("limit", &charge.key, &suffix)
     }
 }
 
 impl RateLimitStore for RedisStore {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        let now = self.context.clock.override_us().map(|now| now.to_string());
         let keys: Vec<String> = charges.iter().map(|charge| self.key(charge)).collect();
-        let mut call = CHECK.keys(&keys).arg(now.unwrap_or_default());
+        let mut call = CHECK.keys(&keys).arg(self.redis.now_us());
         for charge in charges {
             let Rule::Gcra(gcra) = charge.rule;
             // Past the burst all costs are alike: never. The cap keeps them exact in Lua.
@@ -63,7 +62,7 @@ impl RateLimitStore for RedisStore {
             call = call.arg(charge.rule.algorithm()).arg(gcra.burst());
             call = call.arg(gcra.interval_us()).arg(cost);
         }
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move { verdict(reply.await?) })
     }
 }

@@ -1,9 +1,7 @@
 //! Sessions in Redis: a hash for each, its data under their own names.
 
 use crate::{
-    connection::{Connection, Script, parse, redis},
-    context::Context,
-    key::Keys,
+    connection::{Connection, RedisContext, Script, parse, redis},
     marks::UserId,
     session::{
         policy,
@@ -37,30 +35,27 @@ static DESTROY: Script =
 /// crate's own. The life of the key is the life of the session.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
-    context: Context,
-    connection: Connection,
-    keys: Keys,
-    deadline: Duration,
+    redis: RedisContext,
 }
 
 impl RedisStore {
-    /// Every call ends within `deadline`.
-    pub(crate) fn new(
-        context: Context,
-        connection: Connection,
-        keys: Keys,
-        deadline: Duration,
-    ) -> Self {
-        Self { context, connection, keys, deadline }
+    /// Over a connection of the application's own, under a prefix that begins every key. A
+    /// [`Backend`](crate::Backend) makes all stores at once, and waits for their tasks when it is shut
+    /// down.
+    ///
+    /// # Errors
+    ///
+    /// If the prefix is not 1 to 64 characters of `A-Z a-z 0-9 - _ . : /`.
+    pub fn new(connection: Connection, prefix: &str) -> Result<Self, StoreError> {
+        RedisContext::alone(connection, prefix).map(Self::over)
+    }
+
+    pub(crate) fn over(redis: RedisContext) -> Self {
+        Self { redis }
     }
 
     fn key(&self, selector: &Selector) -> String {
-        self.keys.key("session", &selector.to_string())
-    }
-
-    /// The time that a script is told: none in production, where it asks its server.
-    fn now(&self) -> String {
-        self.context.clock.override_us().map_or_else(String::new, |us| (us / 1_000).to_string())
+        self.redis.keys.key("session", &selector.to_string())
     }
 }
 
@@ -71,8 +66,8 @@ impl SessionStore for RedisStore {
         let (mut hgetall, mut pttl) = (redis::cmd("HGETALL"), redis::cmd("PTTL"));
         hgetall.arg(&key);
         pttl.arg(&key);
-        let replies = self.connection.batch().cmd(hgetall).cmd(pttl).run(self.deadline);
-        let clock = self.context.clock.clone();
+        let replies = self.redis.batch().cmd(hgetall).cmd(pttl).run(self.redis.deadline);
+        let clock = self.redis.context.clock.clone();
         StoreFuture::boxed(async move {
             let mut replies = replies.await?.into_iter();
             let mut reply = || replies.next().unwrap_or(Ok(Value::Nil));
@@ -84,7 +79,7 @@ impl SessionStore for RedisStore {
         let absolute = new.absolute.map(policy::whole_ms);
         let mut call = CREATE
             .keys([self.key(selector)])
-            .arg(self.now())
+            .arg(self.redis.now_ms())
             .arg(new.verifier.encode())
             .arg(new.user.as_ref().map_or("", UserId::as_str))
             .arg(policy::whole_ms(new.idle))
@@ -94,7 +89,7 @@ impl SessionStore for RedisStore {
         for (name, value) in &new.fields {
             call = call.arg(&**name).arg(&**value);
         }
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let mut reply = Reply::new(reply.await?)?;
             match reply.next()? {
@@ -120,7 +115,7 @@ impl SessionStore for RedisStore {
         };
         let mut call = COMMIT
             .keys([self.key(selector)])
-            .arg(self.now())
+            .arg(self.redis.now_ms())
             .arg(presented.encode())
             .arg(delta.verifier.map_or_else(String::new, |hash| hash.encode()))
             .arg(delta.user.as_ref().map_or("", UserId::as_str))
@@ -148,7 +143,7 @@ impl SessionStore for RedisStore {
                 call = call.arg(&**name).arg(*by);
             }
         }
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let mut reply = Reply::new(reply.await?)?;
             match reply.next()? {
@@ -175,7 +170,7 @@ impl SessionStore for RedisStore {
             .keys([self.key(selector)])
             .arg(presented.encode())
             .arg(user.map_or("", UserId::as_str));
-        let reply = self.connection.script(call, self.deadline);
+        let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let mut reply = Reply::new(reply.await?)?;
             match reply.next()? {
@@ -187,7 +182,7 @@ impl SessionStore for RedisStore {
     }
 
     fn tasks(&self) -> Tasks {
-        self.context.tasks.clone()
+        self.redis.context.tasks.clone()
     }
 }
 

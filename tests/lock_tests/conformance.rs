@@ -27,7 +27,7 @@ async fn a_lock_has_one_holder_and_fences_rise_from_one_to_the_next(harness: Har
             let guard = locks.lock("job:7").ttl(TTL).acquire().await.unwrap();
             assert!(guard.fence() > last, "{} after {last}", guard.fence());
             last = guard.fence();
-            let refused = other.try_lock("job:7").acquire().await.unwrap_err();
+            let refused = other.try_lock("job:7").await.unwrap_err();
             assert!(refused.is_contended(), "{refused}");
             assert_eq!(refused.held_for(), Some(TTL));
             guard.check().unwrap();
@@ -52,14 +52,14 @@ async fn an_expired_lock_is_free_and_its_stale_holder_can_do_nothing(harness: Ha
     let stale = here.lock("a").ttl(TTL).acquire().await.unwrap();
     let stale_too = here.lock("b").ttl(TTL).acquire().await.unwrap();
     harness.advance(TTL);
-    let current = there.try_lock("a").ttl(TTL).acquire().await.unwrap();
+    let current = there.lock("a").ttl(TTL).acquire().await.unwrap();
     assert!(current.fence() > stale.fence());
 
     assert!(stale.renew().await.unwrap_err().is_lost());
     assert!(stale.is_lost() && stale.check().unwrap_err().is_lost());
     assert!(stale.release().await.unwrap_err().is_lost());
     assert!(stale_too.release().await.unwrap_err().is_lost(), "expired, though nobody took it");
-    assert!(here.try_lock("a").acquire().await.unwrap_err().is_contended());
+    assert!(here.try_lock("a").await.unwrap_err().is_contended());
     current.renew().await.unwrap();
     current.release().await.unwrap();
 }
@@ -69,7 +69,7 @@ async fn a_dropped_guard_releases(harness: Harness) {
     let [here, there] = locks(&backends);
     drop(here.lock("a").ttl(TTL).auto_renew().acquire().await.unwrap());
     settle(&backends).await;
-    there.try_lock("a").acquire().await.unwrap().release().await.unwrap();
+    there.try_lock("a").await.unwrap().release().await.unwrap();
 }
 
 async fn a_refused_renewal_is_a_loss(harness: Harness) {
@@ -78,7 +78,7 @@ async fn a_refused_renewal_is_a_loss(harness: Harness) {
     let ttl = Duration::from_secs(1);
     let guard = here.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
     harness.advance(ttl);
-    let current = there.try_lock("a").ttl(HOUR).acquire().await.unwrap();
+    let current = there.lock("a").ttl(HOUR).acquire().await.unwrap();
     guard.lost().await;
     assert!(guard.valid_for().is_zero() && guard.check().unwrap_err().is_lost());
     drop(guard);
@@ -95,7 +95,7 @@ async fn a_renewed_lock_outlives_its_ttl(harness: Harness) {
         eventually("renewals go on", || spy.renewals() >= renewals).await;
         harness.advance(ttl - Duration::from_millis(1));
     }
-    let refused = locks(&backends)[1].try_lock("a").acquire().await.unwrap_err();
+    let refused = locks(&backends)[1].try_lock("a").await.unwrap_err();
     assert!(refused.is_contended());
     guard.check().unwrap();
     guard.release().await.unwrap();
@@ -113,7 +113,7 @@ async fn a_lock_that_was_granted_too_late_is_given_back(harness: Harness) {
     let (acquired, ()) = tokio::join!(granted.lock("a").ttl(ttl).acquire(), late);
     assert!(acquired.unwrap_err().is_lost());
     settle(&backends).await;
-    let other = locks(&backends)[1].try_lock("a").acquire().await;
+    let other = locks(&backends)[1].try_lock("a").await;
     assert!(other.is_ok(), "the store's clock stood still, so only a release frees the lock");
 }
 

@@ -25,10 +25,10 @@ async fn an_acquisition_that_is_dropped_before_its_answer_leaves_no_lock_behind(
     assert!(acquisition.await.unwrap_err().is_cancelled());
 
     let [_, other] = locks(&backends);
-    assert!(other.try_lock("a").acquire().await.unwrap_err().is_contended(), "granted and held");
+    assert!(other.try_lock("a").await.unwrap_err().is_contended(), "granted and held");
     spy.reply();
     settle(&backends).await;
-    drop(other.try_lock("a").acquire().await.unwrap());
+    drop(other.try_lock("a").await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,8 +37,8 @@ async fn a_release_is_none_the_worse_where_an_acl_forbids_its_hint() {
     let user = ["ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "resetchannels"];
     server.command(&user);
     let locks = Locks::new(redis_at(&server.url().replace("://", "://app:secret@")).await);
-    locks.try_lock("a").acquire().await.unwrap().release().await.expect("it is released");
-    drop(locks.try_lock("a").acquire().await.unwrap());
+    locks.try_lock("a").await.unwrap().release().await.expect("it is released");
+    drop(locks.try_lock("a").await.unwrap());
 }
 
 fn lock_keys(server: &RedisServer) -> Vec<String> {
