@@ -164,6 +164,12 @@ impl Builder {
         self.with(|config| config.down_wait = wait)
     }
 
+    /// How often a call is sent again within its deadline: a read after its link broke, a write only
+    /// when the server turned it away undone. 0 turns it off. Default: 3.
+    pub fn retries(self, retries: u32) -> Self {
+        self.with(|config| config.retries = retries)
+    }
+
     /// TCP keepalive: the silence before the first probe, the time between two, and how many may go
     /// unanswered. Default: 15 s, 5 s, 3.
     pub fn keepalive(self, idle: Duration, interval: Duration, count: u32) -> Self {
@@ -183,7 +189,7 @@ impl Builder {
         })
     }
 
-    /// Shortest and longest pause between two attempts to connect. Default: 20 ms, 500 ms.
+    /// Shortest and longest pause between two attempts to connect, or of a call. Default: 20 ms, 500 ms.
     pub fn backoff(self, min: Duration, max: Duration) -> Self {
         self.with(|config| {
             config.backoff_min = min;

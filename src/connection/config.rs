@@ -10,6 +10,7 @@ use std::{fmt, time::Duration};
 /// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
 /// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
 /// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
+/// | `retries` | 3 | with the pauses of `backoff_min` they end after 70 to 140 ms: within the deadline, and longer than a new link takes |
 /// | `nodelay` | on | with Nagle's algorithm small calls waited 40 ms behind a slow answer |
 /// | `keepalive_*` | 15 s, 5 s, 3 | under every usual idle limit of a load balancer; a dead idle link is noticed in 30 s |
 /// | `user_timeout` | 10 s | sent data that nobody acknowledges ends a socket; the kernel's own default is about 15 minutes |
@@ -39,6 +40,11 @@ pub struct Config {
     pub deadline: Duration,
     /// How long a call waits for a link while there is none; counts towards its deadline.
     pub down_wait: Duration,
+    /// How often a call is sent again, within its deadline and after pauses that begin with
+    /// `backoff_min` and double. A read goes again after the link broke under it; a write only when
+    /// the server turned it away undone (`LOADING`, `TRYAGAIN`, `MASTERDOWN`, `READONLY`,
+    /// `CLUSTERDOWN`). A call that finds no link is not sent at all: see `down_wait`. 0 turns it off.
+    pub retries: u32,
     /// `TCP_NODELAY`: send small calls at once.
     pub nodelay: bool,
     /// Silence after which the kernel begins to probe an idle TCP connection.
@@ -53,9 +59,10 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long the supervisor's own PING may take before the link counts as half-open.
     pub ping_timeout: Duration,
-    /// First pause between two attempts to connect; it doubles, with jitter.
+    /// First pause between two attempts to connect, and between two of a call; it doubles, with
+    /// jitter.
     pub backoff_min: Duration,
-    /// Longest pause between two attempts to connect.
+    /// Longest such pause.
     pub backoff_max: Duration,
     /// Timeouts in a row, without one answer between them, after which calls fail at once.
     pub breaker_threshold: u32,
@@ -81,6 +88,7 @@ impl Config {
             connect_timeout: ms(2000),
             deadline: ms(250),
             down_wait: Duration::ZERO,
+            retries: 3,
             nodelay: true,
             keepalive_idle: Duration::from_secs(15),
             keepalive_interval: Duration::from_secs(5),
@@ -144,6 +152,7 @@ impl fmt::Debug for Config {
             .field("connect_timeout", &self.connect_timeout)
             .field("deadline", &self.deadline)
             .field("down_wait", &self.down_wait)
+            .field("retries", &self.retries)
             .field("nodelay", &self.nodelay)
             .field("keepalive_idle", &self.keepalive_idle)
             .field("keepalive_interval", &self.keepalive_interval)

@@ -2,6 +2,7 @@
 
 use crate::{
     connection::{
+        backoff::Backoff,
         batch::Batch,
         config::Config,
         dial::Dialer,
@@ -25,7 +26,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A connection to Redis or Valkey that heals itself. A cheap clone; dropping the last one closes
@@ -202,19 +203,46 @@ impl Connection {
             .clone()
     }
 
-    /// Sends through the current link.
+    /// Sends through the current link, and again where that is safe and there is time.
+    ///
+    /// Only the first attempt's failure to find a link counts: later ones say nothing about what
+    /// became of the call.
     pub(super) async fn exchange<R: Request>(
         &self,
         request: &R,
         deadline: Duration,
     ) -> Result<R::Reply, StoreError> {
-        let down_wait = self.inner.dialer.config.down_wait;
-        if down_wait.is_zero() {
-            return self.inner.shared.link()?.call(request, deadline).await;
-        }
         let started = Instant::now();
-        let link = self.inner.shared.link_within(down_wait.min(deadline)).await?;
-        link.call(request, deadline.saturating_sub(started.elapsed())).await
+        let left = || deadline.saturating_sub(started.elapsed());
+        let Inner { shared, dialer, .. } = &*self.inner;
+        let config = &dialer.config;
+        let link = match config.down_wait.is_zero() {
+            true => shared.link()?,
+            false => shared.link_within(config.down_wait.min(deadline)).await?,
+        };
+        let mut outcome = link.call(request, left()).await;
+        let mut backoff = None;
+        for _ in 0..config.retries {
+            let again = match &outcome {
+                Ok(reply) => request.may_go_again(reply),
+                // After its whole deadline there is no time left, so the link broke.
+                Err(error) => error.is_timeout() && request.is_read(),
+            };
+            if !again {
+                break;
+            }
+            let backoff =
+                backoff.get_or_insert_with(|| Backoff::new(config.backoff_min, config.backoff_max));
+            let pause = backoff.pause();
+            if pause >= left() {
+                break;
+            }
+            sleep(pause).await;
+            if let Ok(link) = shared.link() {
+                outcome = link.call(request, left()).await;
+            }
+        }
+        outcome
     }
 
     fn downgrade(&self) -> WeakConnection {

@@ -3,5 +3,6 @@
 mod errors;
 mod hints;
 mod link;
+mod retries;
 mod scripts;
 mod server;
