@@ -72,6 +72,8 @@ impl Builder {
                 context,
                 #[cfg(feature = "redis")]
                 connection: None,
+                #[cfg(feature = "redis")]
+                keys: None,
                 stores,
             }),
         }
@@ -129,7 +131,8 @@ impl Builder {
         let connection = Connection::connect(self.config).await?;
         context.hints = connection.hints();
         let stores = Stores::redis(&context, &connection, &keys);
-        Ok(Backend { inner: Arc::new(Inner { context, connection: Some(connection), stores }) })
+        let (connection, keys) = (Some(connection), Some(keys));
+        Ok(Backend { inner: Arc::new(Inner { context, connection, keys, stores }) })
     }
 
     /// The ACL user. Default: the one in the URL, else the server's default user.
