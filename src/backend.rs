@@ -25,19 +25,32 @@ mod cache;
 mod health;
 #[cfg(feature = "idempotency")]
 mod idempotency;
+mod info;
+#[cfg(feature = "redis")]
+mod info_text;
 #[cfg(feature = "lock")]
 mod lock;
 #[cfg(feature = "rate-limit")]
 mod rate_limit;
+#[cfg(feature = "redis")]
+mod scripts;
 #[cfg(feature = "session")]
 mod session;
+mod slow_log;
 mod stores;
+mod version;
 
-pub use self::{builder::Builder, health::Health};
+pub use self::{
+    builder::Builder,
+    health::Health,
+    info::{Info, Memory, Mode, Replication, Role, Server, ServerKind, Stats},
+    slow_log::SlowCall,
+    version::Version,
+};
 
 use self::stores::Stores;
 #[cfg(feature = "redis")]
-use crate::connection::Connection;
+use crate::{connection::Connection, key::Keys};
 use crate::{context::Context, store::StoreError, tasks::Tasks};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -54,6 +67,8 @@ struct Inner {
     context: Context,
     #[cfg(feature = "redis")]
     connection: Option<Connection>,
+    #[cfg(feature = "redis")]
+    keys: Option<Keys>,
     stores: Stores,
 }
 
@@ -98,6 +113,51 @@ impl Backend {
             return Health::redis(connection.health());
         }
         Health::memory()
+    }
+
+    /// What the server says about itself: version, memory, counts, replication. One round trip.
+    ///
+    /// ```
+    /// use towerkeep::{Backend, backend::ServerKind};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), towerkeep::StoreError> {
+    /// let info = Backend::memory().info().await?;
+    /// assert_eq!(info.server.kind, ServerKind::Memory); // and every other field is `None`
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or the ACL user may not run `INFO`.
+    pub async fn info(&self) -> Result<Info, StoreError> {
+        #[cfg(feature = "redis")]
+        if let Some(connection) = &self.inner.connection {
+            let reply = connection.cmd(redis::cmd("INFO"), connection.deadline()).await?;
+            return Ok(info_text::Fields::parse(&info_text::text(reply)?).info());
+        }
+        Ok(Info::memory())
+    }
+
+    /// The latest `limit` calls that the server found slow, its `slowlog-log-slower-than` (10 ms unless
+    /// told), the newest first; at most `slowlog-max-len` are kept there. Calls of every application on
+    /// that server are among them. Empty in memory.
+    ///
+    /// # Errors
+    ///
+    /// If the server cannot be reached, or the ACL user may not run `SLOWLOG`, as on some managed
+    /// servers.
+    pub async fn slow_log(&self, limit: u32) -> Result<Vec<SlowCall>, StoreError> {
+        #[cfg(feature = "redis")]
+        if let (Some(connection), Some(keys)) = (&self.inner.connection, &self.inner.keys) {
+            let mut get = redis::cmd("SLOWLOG");
+            get.arg("GET").arg(limit);
+            let reply = connection.cmd(get, connection.deadline()).await?;
+            return Ok(slow_log::parse(reply, keys.prefix()));
+        }
+        let _ = limit;
+        Ok(Vec::new())
     }
 
     /// The connection to Redis, for data of the application's own; `None` in memory.

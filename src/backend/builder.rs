@@ -72,6 +72,8 @@ impl Builder {
                 context,
                 #[cfg(feature = "redis")]
                 connection: None,
+                #[cfg(feature = "redis")]
+                keys: None,
                 stores,
             }),
         }
@@ -128,9 +130,10 @@ impl Builder {
         let mut context = self.context();
         let connection = Connection::connect(self.config).await?;
         context.hints = connection.hints();
-        let redis = RedisContext::new(context.clone(), connection.clone(), keys);
+        let redis = RedisContext::new(context.clone(), connection.clone(), keys.clone());
         let stores = Stores::redis(&redis);
-        Ok(Backend { inner: Arc::new(Inner { context, connection: Some(connection), stores }) })
+        let (connection, keys) = (Some(connection), Some(keys));
+        Ok(Backend { inner: Arc::new(Inner { context, connection, keys, stores }) })
     }
 
     /// The ACL user. Default: the one in the URL, else the server's default user.

@@ -121,6 +121,8 @@ mod visit;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::SCRIPTS;
 pub use self::{
     future::ResponseFuture,
     handle::CacheHandle,

@@ -40,6 +40,9 @@ static RENEW: Script = script!("renew.lua");
 static RELEASE: Script = script!("release.lua");
 static FILL: Script = script!("fill.lua");
 
+/// What a slow log is searched for.
+pub(crate) static SCRIPTS: &[&Script] = &[&LEASE, &RENEW, &RELEASE, &FILL];
+
 /// Responses in Redis, shared by every process with the same prefix.
 #[derive(Debug)]
 pub struct RedisStore {

@@ -47,7 +47,7 @@ impl Script {
         Call { script: self, cmd }
     }
 
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 

@@ -164,6 +164,8 @@ mod stored;
 pub(crate) use crate::idempotency::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use crate::idempotency::redis::RedisStore;
+#[cfg(feature = "redis")]
+pub(crate) use crate::idempotency::redis::SCRIPTS;
 pub use crate::idempotency::{
     future::ResponseFuture,
     handle::{Idempotent, LeaseLost},

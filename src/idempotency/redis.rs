@@ -27,6 +27,9 @@ static COMPLETE: Script = Script::new(include_str!("complete.lua")).named("idemp
 
 static ABANDON: Script = Script::new(include_str!("abandon.lua")).named("idempotency abandon");
 
+/// What a slow log is searched for.
+pub(crate) static SCRIPTS: &[&Script] = &[&BEGIN, &RENEW, &COMPLETE, &ABANDON];
+
 /// Idempotency records in Redis or Valkey, shared by every server of a fleet.
 ///
 /// A record is one hash, `<prefix>:idempotency:{<id>}`, and a counter beside it, whose name ends in

@@ -108,6 +108,8 @@ mod store;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::SCRIPTS;
 pub use self::{
     acquire::Acquire, error::Error, guard::Guard, locks::Locks, memory::MemoryStore,
     policy::Attempt, store::LockStore,

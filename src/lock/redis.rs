@@ -23,6 +23,9 @@ static RELEASE: Script =
     Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("release.lua")))
         .named("lock release");
 
+/// What a slow log is searched for.
+pub(crate) static SCRIPTS: &[&Script] = &[&ACQUIRE, &RENEW, &RELEASE];
+
 /// Locks that a fleet shares through Redis. See [the module](crate::lock#redis) for the keys.
 #[derive(Debug)]
 pub struct RedisStore {

@@ -18,6 +18,9 @@ static CHECK: Script = Script::new(concat!(
 ))
 .named("rate_limit/check.lua");
 
+/// What a slow log is searched for.
+pub(crate) static SCRIPTS: &[&Script] = &[&CHECK];
+
 /// What the script answers for each policy.
 const NUMBERS_PER_POLICY: usize = 4;
 

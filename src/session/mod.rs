@@ -166,6 +166,8 @@ pub use self::extract::SessionRejection;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::SCRIPTS;
 pub use self::{
     cookie::SameSite,
     error::Error,

@@ -28,6 +28,9 @@ static DESTROY: Script =
     Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("destroy.lua")))
         .named("session destroy");
 
+/// What a slow log is searched for.
+pub(crate) static SCRIPTS: &[&Script] = &[&CREATE, &COMMIT, &DESTROY];
+
 /// Keeps sessions in Redis or Valkey, for any number of processes. A cheap clone.
 ///
 /// A session is the hash `<prefix>:session:<selector>`. Its data are fields of JSON under their own
