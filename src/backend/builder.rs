@@ -110,8 +110,8 @@ impl Builder {
 /// The connection to Redis.
 #[cfg(feature = "redis")]
 impl Builder {
-    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`, or
-    /// `unix:///path/to/socket`.
+    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`,
+    /// `rediss://…` for TLS, or `unix:///path/to/socket`.
     ///
     /// # Errors
     ///
@@ -143,6 +143,13 @@ impl Builder {
         self.with(|config| config.password = Some(password.into()))
     }
 
+    /// Whom a `rediss://` server must be, and who this client is. Default: a server with a certificate
+    /// from one of the system's roots, and no client certificate.
+    #[cfg(feature = "redis-tls")]
+    pub fn tls(self, tls: crate::connection::Tls) -> Self {
+        self.with(|config| config.tls = Some(tls))
+    }
+
     /// The number of the database. Default: the one in the URL, else 0.
     pub fn database(self, database: u32) -> Self {
         self.with(|config| config.database = Some(database))
@@ -164,6 +171,12 @@ impl Builder {
         self.with(|config| config.down_wait = wait)
     }
 
+    /// How often a call is sent again within its deadline: a read after its link broke, a write only
+    /// when the server turned it away undone. 0 turns it off. Default: 3.
+    pub fn retries(self, retries: u32) -> Self {
+        self.with(|config| config.retries = retries)
+    }
+
     /// TCP keepalive: the silence before the first probe, the time between two, and how many may go
     /// unanswered. Default: 15 s, 5 s, 3.
     pub fn keepalive(self, idle: Duration, interval: Duration, count: u32) -> Self {
@@ -183,7 +196,7 @@ impl Builder {
         })
     }
 
-    /// Shortest and longest pause between two attempts to connect. Default: 20 ms, 500 ms.
+    /// Shortest and longest pause between two attempts to connect, or of a call. Default: 20 ms, 500 ms.
     pub fn backoff(self, min: Duration, max: Duration) -> Self {
         self.with(|config| {
             config.backoff_min = min;

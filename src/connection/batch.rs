@@ -4,7 +4,7 @@ use crate::{
     connection::{
         error,
         handle::Connection,
-        request::Request,
+        request::{Request, reads},
         script::{Call, Script, with_text},
     },
     store::StoreError,
@@ -20,7 +20,8 @@ use std::{
 ///
 /// The calls are independent: each has its own result, and one that fails does not stop the others.
 /// They run in their order, with one exception: a script that the server does not know yet runs
-/// after the others, in a second trip. Nothing that was answered is ever sent again.
+/// after the others, in a second trip. Nothing that was done is ever sent again, unless all of them
+/// are reads.
 #[must_use = "a batch does nothing until it is run"]
 pub struct Batch {
     connection: Connection,
@@ -160,6 +161,16 @@ impl Request for Calls {
 
     fn says_read_only(replies: &Vec<Value>) -> bool {
         replies.iter().any(error::is_read_only)
+    }
+
+    fn is_read(&self) -> bool {
+        self.scripts.iter().all(Option::is_none) && self.pipeline.cmd_iter().all(reads)
+    }
+
+    /// With a write among them only if all were turned away: one that was done is not done again.
+    fn may_go_again(&self, replies: &Vec<Value>) -> bool {
+        replies.iter().all(error::is_not_now)
+            || (replies.iter().any(error::is_not_now) && self.is_read())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every setting of the connection, with its default and the reason for it.
 
+#[cfg(feature = "redis-tls")]
+use crate::connection::tls::Tls;
 use crate::{connection::url, store::StoreError};
 use std::{fmt, time::Duration};
 
@@ -7,9 +9,11 @@ use std::{fmt, time::Duration};
 ///
 /// | setting | default | why |
 /// | --- | --- | --- |
+/// | `tls` | the system's roots, no client certificate | what a `rediss://` server with a public certificate needs |
 /// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
 /// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
 /// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
+/// | `retries` | 3 | with the pauses of `backoff_min` they end after 70 to 140 ms: within the deadline, and longer than a new link takes |
 /// | `nodelay` | on | with Nagle's algorithm small calls waited 40 ms behind a slow answer |
 /// | `keepalive_*` | 15 s, 5 s, 3 | under every usual idle limit of a load balancer; a dead idle link is noticed in 30 s |
 /// | `user_timeout` | 10 s | sent data that nobody acknowledges ends a socket; the kernel's own default is about 15 minutes |
@@ -24,7 +28,8 @@ use std::{fmt, time::Duration};
 pub struct Config {
     /// `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, or
     /// `unix:///path/to/socket[?db=1&user=…&pass=…]`. `valkey://` means the same as `redis://`, and
-    /// `redis+unix://` the same as `unix://`. Special characters in the user name and the password
+    /// `redis+unix://` the same as `unix://`; `rediss://` and `valkeys://` are TLS, with the feature
+    /// `redis-tls`. Special characters in the user name and the password
     /// are percent-encoded.
     pub url: String,
     /// The ACL user. Stands before the one in the URL.
@@ -33,12 +38,20 @@ pub struct Config {
     pub password: Option<String>,
     /// The number of the database. Stands before the one in the URL.
     pub database: Option<u32>,
-    /// Limits one attempt to connect: name lookup, TCP, authentication and a first PING together.
+    /// Whom a `rediss://` server must be, and who this client is.
+    #[cfg(feature = "redis-tls")]
+    pub tls: Option<Tls>,
+    /// Limits one attempt to connect: name lookup, TCP, TLS, authentication and a first PING together.
     pub connect_timeout: Duration,
     /// How long a call waits for its answer if it does not say otherwise.
     pub deadline: Duration,
     /// How long a call waits for a link while there is none; counts towards its deadline.
     pub down_wait: Duration,
+    /// How often a call is sent again, within its deadline and after pauses that begin with
+    /// `backoff_min` and double. A read goes again after the link broke under it; a write only when
+    /// the server turned it away undone (`LOADING`, `TRYAGAIN`, `MASTERDOWN`, `READONLY`,
+    /// `CLUSTERDOWN`). A call that finds no link is not sent at all: see `down_wait`. 0 turns it off.
+    pub retries: u32,
     /// `TCP_NODELAY`: send small calls at once.
     pub nodelay: bool,
     /// Silence after which the kernel begins to probe an idle TCP connection.
@@ -53,9 +66,10 @@ pub struct Config {
     pub ping_interval: Duration,
     /// How long the supervisor's own PING may take before the link counts as half-open.
     pub ping_timeout: Duration,
-    /// First pause between two attempts to connect; it doubles, with jitter.
+    /// First pause between two attempts to connect, and between two of a call; it doubles, with
+    /// jitter.
     pub backoff_min: Duration,
-    /// Longest pause between two attempts to connect.
+    /// Longest such pause.
     pub backoff_max: Duration,
     /// Timeouts in a row, without one answer between them, after which calls fail at once.
     pub breaker_threshold: u32,
@@ -78,9 +92,12 @@ impl Config {
             username: None,
             password: None,
             database: None,
+            #[cfg(feature = "redis-tls")]
+            tls: None,
             connect_timeout: ms(2000),
             deadline: ms(250),
             down_wait: Duration::ZERO,
+            retries: 3,
             nodelay: true,
             keepalive_idle: Duration::from_secs(15),
             keepalive_interval: Duration::from_secs(5),
@@ -136,7 +153,10 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
+        let mut shown = f.debug_struct("Config");
+        #[cfg(feature = "redis-tls")]
+        shown.field("tls", &self.tls);
+        shown
             .field("url", &url::redacted(&self.url))
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
@@ -144,6 +164,7 @@ impl fmt::Debug for Config {
             .field("connect_timeout", &self.connect_timeout)
             .field("deadline", &self.deadline)
             .field("down_wait", &self.down_wait)
+            .field("retries", &self.retries)
             .field("nodelay", &self.nodelay)
             .field("keepalive_idle", &self.keepalive_idle)
             .field("keepalive_interval", &self.keepalive_interval)

@@ -67,6 +67,10 @@ const ADVICE: &[Advice] = &[
     advice("TRYAGAIN", StoreError::unavailable, "the cluster is moving these keys"),
 ];
 
+/// The codes after which nothing was done and a moment may help: a server that starts, a failover,
+/// slots on the move. `BUSY` is not among them: that script has run for seconds already.
+const NOT_NOW: [&str; 5] = ["LOADING", "TRYAGAIN", "MASTERDOWN", "READONLY", "CLUSTERDOWN"];
+
 /// An answer as a result: an error in it, at any depth, is the server's no.
 pub(super) fn settle(reply: Value, name: &str) -> Result<Value, StoreError> {
     reply.extract_error().map_err(|error| refused(name, error))
@@ -128,6 +132,11 @@ pub(super) fn command_name(cmd: &Cmd) -> Cow<'static, str> {
 
 pub(super) fn is_read_only(reply: &Value) -> bool {
     matches!(reply, Value::ServerError(error) if says(error, "READONLY"))
+}
+
+/// Whether the server turned the call away for now: nothing was done.
+pub(super) fn is_not_now(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if NOT_NOW.iter().any(|code| says(error, code)))
 }
 
 pub(super) fn is_no_script(reply: &Value) -> bool {
@@ -195,6 +204,7 @@ mod tests {
         assert!(is_read_only(&answer(line)));
         assert!(settle(answer(line), "lock").unwrap_err().is_unavailable());
         assert!(!is_read_only(&answer("ERR no such key READONLY here")));
+        assert!(is_not_now(&answer(line)) && !is_not_now(&answer("ERR LOADING is a word")));
     }
 
     #[test]

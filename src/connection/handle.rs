@@ -2,12 +2,13 @@
 
 use crate::{
     connection::{
+        backoff::Backoff,
         batch::Batch,
         config::Config,
         dial::Dialer,
         error,
         health::Health,
-        pool::Pools,
+        pool::{Pool, Pools},
         pubsub,
         request::Request,
         script::{Call, with_text},
@@ -25,7 +26,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A connection to Redis or Valkey that heals itself. A cheap clone; dropping the last one closes
@@ -54,7 +55,7 @@ impl Connection {
     /// timeout. The message names the cause and the fix, and no password.
     pub async fn connect(config: Config) -> Result<Self, StoreError> {
         config.validate()?;
-        let topology = Arc::new(Standalone::new(url::parse(&config.url)?, &config));
+        let topology = Arc::new(Standalone::new(url::parse(&config.url)?, &config)?);
         Self::over(topology, config).await
     }
 
@@ -62,8 +63,8 @@ impl Connection {
         topology: Arc<dyn Topology>,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let pools = Pools::new(&*topology, &config)?;
         let dialer = Dialer { topology, config: Arc::new(config) };
+        let pools = Pools::new(&dialer)?;
         let link = Arc::new(dialer.dial().await?);
         let shared = Arc::new(Shared::new(link.clone(), dialer.topology.address()));
         let supervisor = tokio::spawn(supervise(shared.clone(), dialer.clone(), link));
@@ -174,7 +175,7 @@ impl Connection {
     /// Getting one costs a round trip, so keep it out of the path of every request. Use it under a
     /// timeout of your own: `tokio::time::timeout(limit, work)`.
     #[must_use]
-    pub fn pool(&self) -> deadpool_redis::Pool {
+    pub fn pool(&self) -> Pool {
         self.inner.pools.bounded.clone()
     }
 
@@ -182,10 +183,10 @@ impl Connection {
     /// `blocking_pool_size`; **there is no limit on the wait for an answer**.
     ///
     /// Always use it under a timeout of your own, a little longer than the one that the command
-    /// names, and after a timeout drop the connection with
-    /// [`Connection::take`](deadpool_redis::Connection::take): its answer is still on the way.
+    /// names, and after a timeout end the connection with [`Own::discard`](super::Own::discard): its
+    /// answer is still on the way.
     #[must_use]
-    pub fn blocking_pool(&self) -> deadpool_redis::Pool {
+    pub fn blocking_pool(&self) -> Pool {
         self.inner.pools.blocking.clone()
     }
 
@@ -202,19 +203,46 @@ impl Connection {
             .clone()
     }
 
-    /// Sends through the current link.
+    /// Sends through the current link, and again where that is safe and there is time.
+    ///
+    /// Only the first attempt's failure to find a link counts: later ones say nothing about what
+    /// became of the call.
     pub(super) async fn exchange<R: Request>(
         &self,
         request: &R,
         deadline: Duration,
     ) -> Result<R::Reply, StoreError> {
-        let down_wait = self.inner.dialer.config.down_wait;
-        if down_wait.is_zero() {
-            return self.inner.shared.link()?.call(request, deadline).await;
-        }
         let started = Instant::now();
-        let link = self.inner.shared.link_within(down_wait.min(deadline)).await?;
-        link.call(request, deadline.saturating_sub(started.elapsed())).await
+        let left = || deadline.saturating_sub(started.elapsed());
+        let Inner { shared, dialer, .. } = &*self.inner;
+        let config = &dialer.config;
+        let link = match config.down_wait.is_zero() {
+            true => shared.link()?,
+            false => shared.link_within(config.down_wait.min(deadline)).await?,
+        };
+        let mut outcome = link.call(request, left()).await;
+        let mut backoff = None;
+        for _ in 0..config.retries {
+            let again = match &outcome {
+                Ok(reply) => request.may_go_again(reply),
+                // After its whole deadline there is no time left, so the link broke.
+                Err(error) => error.is_timeout() && request.is_read(),
+            };
+            if !again {
+                break;
+            }
+            let backoff =
+                backoff.get_or_insert_with(|| Backoff::new(config.backoff_min, config.backoff_max));
+            let pause = backoff.pause();
+            if pause >= left() {
+                break;
+            }
+            sleep(pause).await;
+            if let Ok(link) = shared.link() {
+                outcome = link.call(request, left()).await;
+            }
+        }
+        outcome
     }
 
     fn downgrade(&self) -> WeakConnection {

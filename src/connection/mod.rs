@@ -5,9 +5,11 @@
 //! 1. It takes the current link. If there is none, it fails at once with
 //!    [`StoreError::is_unavailable`]: nothing was sent, and the caller's policy decides.
 //! 2. It goes out together with the calls of all other requests, and waits for its answer until its
-//!    deadline. No answer means [`StoreError::is_timeout`]: it may or may not have been done, and it
-//!    is never sent again.
-//! 3. An error that the server answers means [`StoreError::is_refused`], with the server's words and
+//!    deadline. No answer means [`StoreError::is_timeout`]: it may or may not have been done.
+//! 3. Within the deadline it is sent again, at most [`retries`](Config::retries) times, where that
+//!    repeats nothing: a read whose link broke, and any call that the server turned away undone, as
+//!    it does while it starts or in a failover. A write without an answer is never sent again.
+//! 4. An error that the server answers means [`StoreError::is_refused`], with the server's words and
 //!    what to do about them.
 //!
 //! Meanwhile a supervisor watches the link, without the help of any caller: a link that closes,
@@ -58,6 +60,8 @@ mod pubsub;
 mod request;
 mod script;
 mod supervisor;
+#[cfg(feature = "redis-tls")]
+mod tls;
 mod topology;
 mod url;
 
@@ -67,15 +71,18 @@ mod url;
 mod tests;
 
 pub(crate) use self::context::RedisContext;
+#[cfg(feature = "redis-tls")]
+pub use self::tls::Tls;
 pub use self::{
     batch::Batch,
     config::Config,
     error::parse,
     handle::Connection,
     health::{Health, State},
+    pool::{Manager, Own, Pool, Pooled},
     script::{Call, Script},
 };
 /// The pool crate that [`Connection::pool`] speaks.
-pub use deadpool_redis;
+pub use deadpool;
 /// The client crate that [`Connection::query`] speaks.
 pub use redis;

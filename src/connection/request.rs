@@ -18,6 +18,52 @@ pub(super) trait Request: Send + Sync {
 
     /// Whether the answer says that the server takes no writes.
     fn says_read_only(reply: &Self::Reply) -> bool;
+
+    /// Whether it changes nothing, so that doing it twice is doing it once.
+    fn is_read(&self) -> bool;
+
+    /// Whether the answer says "not now", and sending everything again repeats no change.
+    fn may_go_again(&self, reply: &Self::Reply) -> bool;
+}
+
+/// Commands that only read and take their keys as arguments, sorted. What is missing here counts as
+/// a write, which costs a retry and never harms.
+const READS: &[&str] = &[
+    "BITCOUNT",
+    "EXISTS",
+    "GET",
+    "GETRANGE",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HSTRLEN",
+    "HVALS",
+    "LINDEX",
+    "LLEN",
+    "LRANGE",
+    "MGET",
+    "PING",
+    "PTTL",
+    "SCARD",
+    "SISMEMBER",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "STRLEN",
+    "TIME",
+    "TTL",
+    "TYPE",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANK",
+    "ZSCORE",
+];
+
+pub(super) fn reads(cmd: &Cmd) -> bool {
+    READS.binary_search(&&*error::command_name(cmd)).is_ok()
 }
 
 impl Request for Cmd {
@@ -34,6 +80,14 @@ impl Request for Cmd {
     fn says_read_only(reply: &Value) -> bool {
         error::is_read_only(reply)
     }
+
+    fn is_read(&self) -> bool {
+        reads(self)
+    }
+
+    fn may_go_again(&self, reply: &Value) -> bool {
+        error::is_not_now(reply)
+    }
 }
 
 impl Request for Call {
@@ -49,5 +103,28 @@ impl Request for Call {
 
     fn says_read_only(reply: &Value) -> bool {
         error::is_read_only(reply)
+    }
+
+    /// Only its author knows what a script does.
+    fn is_read(&self) -> bool {
+        false
+    }
+
+    fn may_go_again(&self, reply: &Value) -> bool {
+        error::is_not_now(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_known_by_their_name_and_everything_else_is_a_write() {
+        assert!(READS.is_sorted(), "they are searched by halves");
+        assert!(reads(redis::cmd("hgetall").arg("k")));
+        for write in ["SET", "GETDEL", "GETEX", "EVALSHA", "EVAL", "PUBLISH", "NEW-COMMAND"] {
+            assert!(!reads(redis::cmd(write).arg("k")), "{write}");
+        }
     }
 }

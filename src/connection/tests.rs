@@ -3,5 +3,8 @@
 mod errors;
 mod hints;
 mod link;
+mod retries;
 mod scripts;
 mod server;
+#[cfg(feature = "redis-tls")]
+mod tls;
