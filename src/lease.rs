@@ -355,9 +355,12 @@ mod tests {
         let (store, tasks) = (Arc::new(Store::default()), Tasks::default());
         store.down.store(true, SeqCst);
         drop(Lease::new(store.clone(), "test", now(), Duration::from_secs(3600), tasks.clone()));
-        while store.releases.load(SeqCst) < 2 {
-            time::sleep(Duration::from_millis(1)).await;
-        }
+        let again = async {
+            while store.releases.load(SeqCst) < 2 {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        time::timeout(RELEASE_WITHIN, again).await.expect("it is tried again");
         store.down.store(false, SeqCst);
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
         let releases = store.releases.load(SeqCst);

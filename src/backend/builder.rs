@@ -112,8 +112,8 @@ impl Builder {
 /// The connection to Redis.
 #[cfg(feature = "redis")]
 impl Builder {
-    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`, or
-    /// `unix:///path/to/socket`.
+    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`,
+    /// `rediss://…` for TLS, or `unix:///path/to/socket`.
     ///
     /// # Errors
     ///
@@ -144,6 +144,13 @@ impl Builder {
     /// The password. Default: the one in the URL, else none.
     pub fn password(self, password: impl Into<String>) -> Self {
         self.with(|config| config.password = Some(password.into()))
+    }
+
+    /// Whom a `rediss://` server must be, and who this client is. Default: a server with a certificate
+    /// from one of the system's roots, and no client certificate.
+    #[cfg(feature = "redis-tls")]
+    pub fn tls(self, tls: crate::connection::Tls) -> Self {
+        self.with(|config| config.tls = Some(tls))
     }
 
     /// The number of the database. Default: the one in the URL, else 0.

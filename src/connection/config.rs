@@ -1,5 +1,7 @@
 //! Every setting of the connection, with its default and the reason for it.
 
+#[cfg(feature = "redis-tls")]
+use crate::connection::tls::Tls;
 use crate::{connection::url, store::StoreError};
 use std::{fmt, time::Duration};
 
@@ -7,6 +9,7 @@ use std::{fmt, time::Duration};
 ///
 /// | setting | default | why |
 /// | --- | --- | --- |
+/// | `tls` | the system's roots, no client certificate | what a `rediss://` server with a public certificate needs |
 /// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
 /// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
 /// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
@@ -25,7 +28,8 @@ use std::{fmt, time::Duration};
 pub struct Config {
     /// `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, or
     /// `unix:///path/to/socket[?db=1&user=…&pass=…]`. `valkey://` means the same as `redis://`, and
-    /// `redis+unix://` the same as `unix://`. Special characters in the user name and the password
+    /// `redis+unix://` the same as `unix://`; `rediss://` and `valkeys://` are TLS, with the feature
+    /// `redis-tls`. Special characters in the user name and the password
     /// are percent-encoded.
     pub url: String,
     /// The ACL user. Stands before the one in the URL.
@@ -34,7 +38,10 @@ pub struct Config {
     pub password: Option<String>,
     /// The number of the database. Stands before the one in the URL.
     pub database: Option<u32>,
-    /// Limits one attempt to connect: name lookup, TCP, authentication and a first PING together.
+    /// Whom a `rediss://` server must be, and who this client is.
+    #[cfg(feature = "redis-tls")]
+    pub tls: Option<Tls>,
+    /// Limits one attempt to connect: name lookup, TCP, TLS, authentication and a first PING together.
     pub connect_timeout: Duration,
     /// How long a call waits for its answer if it does not say otherwise.
     pub deadline: Duration,
@@ -85,6 +92,8 @@ impl Config {
             username: None,
             password: None,
             database: None,
+            #[cfg(feature = "redis-tls")]
+            tls: None,
             connect_timeout: ms(2000),
             deadline: ms(250),
             down_wait: Duration::ZERO,
@@ -144,7 +153,10 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
+        let mut shown = f.debug_struct("Config");
+        #[cfg(feature = "redis-tls")]
+        shown.field("tls", &self.tls);
+        shown
             .field("url", &url::redacted(&self.url))
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))

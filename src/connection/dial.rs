@@ -4,7 +4,7 @@ use crate::{
     connection::{
         config::Config,
         error,
-        link::Link,
+        link::{Driver, Link},
         topology::{LIBRARY, Login, Stream, Topology, VERSION},
     },
     store::StoreError,
@@ -28,24 +28,29 @@ impl Dialer {
     /// One attempt, within the connect timeout.
     pub(super) async fn dial(&self) -> Result<Link, StoreError> {
         let dialer = self.clone();
-        isolated(async move { dialer.attempt().await }).await
+        isolated(async move {
+            let (connection, driver) = dialer.connect().await?;
+            Ok(Link::new(connection, driver, dialer.config.breaker_threshold))
+        })
+        .await
     }
 
-    async fn attempt(&self) -> Result<Link, StoreError> {
+    /// A connection that is logged in and has answered, within the connect timeout.
+    pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, Driver), StoreError> {
         let started = Instant::now();
         let limit = self.config.connect_timeout;
         let stream = self.topology.open(limit).await?;
         let address = self.topology.address();
         match timeout(limit.saturating_sub(started.elapsed()), self.log_in(stream)).await {
-            Ok(link) => link,
+            Ok(connection) => connection,
             Err(_) => Err(StoreError::unavailable(format!(
                 "{address} accepted the connection but did not answer within {limit:?}; check that \
-                 it is Redis, without TLS, and not paused"
+                 it is Redis, not paused, and whether both ends mean TLS"
             ))),
         }
     }
 
-    async fn log_in(&self, stream: Stream) -> Result<Link, StoreError> {
+    async fn log_in(&self, stream: Stream) -> Result<(MultiplexedConnection, Driver), StoreError> {
         let login = self.topology.login();
         let address = self.topology.address();
         let broken = |error: redis::RedisError| {
@@ -66,7 +71,7 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&settings, stream, config)
                 .await
                 .map_err(broken)?;
-        let link = Link::new(connection.clone(), driver, self.config.breaker_threshold);
+        let driver = Driver::spawn(driver);
 
         let steps = steps(login);
         let mut pipeline = redis::Pipeline::with_capacity(steps.len());
@@ -80,7 +85,7 @@ impl Dialer {
                 step.check(&error, login, &address)?;
             }
         }
-        Ok(link)
+        Ok((connection, driver))
     }
 }
 

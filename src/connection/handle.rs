@@ -8,7 +8,7 @@ use crate::{
         dial::Dialer,
         error,
         health::Health,
-        pool::Pools,
+        pool::{Pool, Pools},
         pubsub,
         request::Request,
         script::{Call, with_text},
@@ -55,7 +55,7 @@ impl Connection {
     /// timeout. The message names the cause and the fix, and no password.
     pub async fn connect(config: Config) -> Result<Self, StoreError> {
         config.validate()?;
-        let topology = Arc::new(Standalone::new(url::parse(&config.url)?, &config));
+        let topology = Arc::new(Standalone::new(url::parse(&config.url)?, &config)?);
         Self::over(topology, config).await
     }
 
@@ -63,8 +63,8 @@ impl Connection {
         topology: Arc<dyn Topology>,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let pools = Pools::new(&*topology, &config)?;
         let dialer = Dialer { topology, config: Arc::new(config) };
+        let pools = Pools::new(&dialer)?;
         let link = Arc::new(dialer.dial().await?);
         let shared = Arc::new(Shared::new(link.clone(), dialer.topology.address()));
         let supervisor = tokio::spawn(supervise(shared.clone(), dialer.clone(), link));
@@ -175,7 +175,7 @@ impl Connection {
     /// Getting one costs a round trip, so keep it out of the path of every request. Use it under a
     /// timeout of your own: `tokio::time::timeout(limit, work)`.
     #[must_use]
-    pub fn pool(&self) -> deadpool_redis::Pool {
+    pub fn pool(&self) -> Pool {
         self.inner.pools.bounded.clone()
     }
 
@@ -183,10 +183,10 @@ impl Connection {
     /// `blocking_pool_size`; **there is no limit on the wait for an answer**.
     ///
     /// Always use it under a timeout of your own, a little longer than the one that the command
-    /// names, and after a timeout drop the connection with
-    /// [`Connection::take`](deadpool_redis::Connection::take): its answer is still on the way.
+    /// names, and after a timeout end the connection with [`Own::discard`](super::Own::discard): its
+    /// answer is still on the way.
     #[must_use]
-    pub fn blocking_pool(&self) -> deadpool_redis::Pool {
+    pub fn blocking_pool(&self) -> Pool {
         self.inner.pools.blocking.clone()
     }
 

@@ -18,10 +18,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 /// on the link, or one unexpected value would take everybody's link away.
 pub(super) struct Link {
     connection: MultiplexedConnection,
-    /// Cancelled when the driver task ends, for whatever reason: the server closed the connection,
-    /// spoke nonsense, or the runtime is gone. No caller is needed to notice.
-    ended: CancellationToken,
-    _driver: AbortOnDropHandle<()>,
+    driver: Driver,
     /// A call was sent, and nothing has come back since.
     waiting: AtomicBool,
     timeouts: AtomicU32,
@@ -34,19 +31,12 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(
         connection: MultiplexedConnection,
-        driver: impl Future<Output = ()> + Send + 'static,
+        driver: Driver,
         breaker_threshold: u32,
     ) -> Self {
-        let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
-        let driver = tokio::spawn(async move {
-            let _guard = guard;
-            driver.await;
-        });
         Self {
             connection,
-            ended,
-            _driver: AbortOnDropHandle::new(driver),
+            driver,
             waiting: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
             breaker_threshold,
@@ -109,11 +99,11 @@ impl Link {
     }
 
     pub(super) async fn ended(&self) {
-        self.ended.cancelled().await;
+        self.driver.ended.cancelled().await;
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.is_cancelled()
+        self.driver.ended.is_cancelled()
     }
 
     /// Resolves when a caller has found something for the supervisor to look at.
@@ -137,5 +127,25 @@ impl Link {
     pub(super) fn close_breaker(&self) {
         self.timeouts.store(0, Relaxed);
         self.breaker_open.store(false, Relaxed);
+    }
+}
+
+/// The task that moves the bytes of one connection. Dropping it ends both.
+pub(super) struct Driver {
+    /// Cancelled when the task ends, for whatever reason: the server closed the connection, spoke
+    /// nonsense, or the runtime is gone. No caller is needed to notice.
+    ended: CancellationToken,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Driver {
+    pub(super) fn spawn(driver: impl Future<Output = ()> + Send + 'static) -> Self {
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            driver.await;
+        });
+        Self { ended, _task: AbortOnDropHandle::new(task) }
     }
 }

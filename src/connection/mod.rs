@@ -60,6 +60,8 @@ mod pubsub;
 mod request;
 mod script;
 mod supervisor;
+#[cfg(feature = "redis-tls")]
+mod tls;
 mod topology;
 mod url;
 
@@ -69,15 +71,18 @@ mod url;
 mod tests;
 
 pub(crate) use self::context::RedisContext;
+#[cfg(feature = "redis-tls")]
+pub use self::tls::Tls;
 pub use self::{
     batch::Batch,
     config::Config,
     error::parse,
     handle::Connection,
     health::{Health, State},
+    pool::{Manager, Own, Pool, Pooled},
     script::{Call, Script},
 };
 /// The pool crate that [`Connection::pool`] speaks.
-pub use deadpool_redis;
+pub use deadpool;
 /// The client crate that [`Connection::query`] speaks.
 pub use redis;

@@ -6,3 +6,5 @@ mod link;
 mod retries;
 mod scripts;
 mod server;
+#[cfg(feature = "redis-tls")]
+mod tls;

@@ -1,5 +1,7 @@
 //! Where a link leads: which server takes the writes now, and how to reach it.
 
+#[cfg(feature = "redis-tls")]
+use crate::connection::tls::{Connector, Tls};
 use crate::{
     connection::{
         config::Config,
@@ -7,10 +9,7 @@ use crate::{
     },
     store::StoreError,
 };
-use redis::io::tcp::{
-    TcpSettings,
-    socket2::{SockRef, TcpKeepalive},
-};
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use std::{
     future::Future,
     io,
@@ -42,9 +41,6 @@ pub(super) trait Topology: Send + Sync + 'static {
 
     /// How to log in there.
     fn login(&self) -> &Login;
-
-    /// The same, for connections that the pools open.
-    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError>;
 }
 
 /// What the handshake says.
@@ -84,11 +80,15 @@ pub(super) struct Standalone {
     name: Arc<str>,
     login: Login,
     socket: Socket,
+    #[cfg(feature = "redis-tls")]
+    tls: Option<Connector>,
 }
 
 impl Standalone {
-    pub(super) fn new(target: Target, config: &Config) -> Self {
-        Self {
+    pub(super) fn new(target: Target, config: &Config) -> Result<Self, StoreError> {
+        Ok(Self {
+            #[cfg(feature = "redis-tls")]
+            tls: connector(&target, config.tls.as_ref())?,
             name: target.address.to_string().into(),
             address: target.address,
             login: Login {
@@ -98,13 +98,18 @@ impl Standalone {
                 resp3: target.resp3,
             },
             socket: Socket::new(config),
-        }
+        })
     }
 
     async fn stream(&self, limit: Duration) -> io::Result<Stream> {
         match &self.address {
             Address::Tcp { host, port } => {
-                Ok(Box::new(self.socket.connect(host, *port, limit).await?))
+                let stream = self.socket.connect(host, *port, limit).await?;
+                #[cfg(feature = "redis-tls")]
+                if let Some(tls) = &self.tls {
+                    return Ok(Box::new(tls.connect(stream).await?));
+                }
+                Ok(Box::new(stream))
             }
             #[cfg(unix)]
             Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
@@ -120,14 +125,19 @@ impl Topology for Standalone {
             let name = &self.name;
             match timeout(limit, self.stream(limit)).await {
                 Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(error)) => Err(StoreError::unavailable(format!(
-                    "cannot connect to Redis at {name}: {error}; check that the server runs there \
-                     and that the address is right"
-                ))
+                Ok(Err(error)) => Err(match tls_refusal(&error) {
+                    Some(why) => {
+                        StoreError::config(format!("cannot connect to Redis at {name}: {why}"))
+                    }
+                    None => StoreError::unavailable(format!(
+                        "cannot connect to Redis at {name}: {error}; check that the server runs \
+                         there and that the address is right"
+                    )),
+                }
                 .with_source(error)),
                 Err(_) => Err(StoreError::unavailable(format!(
                     "cannot connect to Redis at {name}: no connection within {limit:?}; check the \
-                     address, and the firewall between here and there"
+                     address, the firewall between here and there, and whether both ends mean TLS"
                 ))),
             }
         })
@@ -140,21 +150,30 @@ impl Topology for Standalone {
     fn login(&self) -> &Login {
         &self.login
     }
+}
 
-    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError> {
-        let address = match &self.address {
-            Address::Tcp { host, port } => redis::ConnectionAddr::Tcp(host.clone(), *port),
-            Address::Unix(path) => redis::ConnectionAddr::Unix(path.clone()),
-        };
-        let protocol = match self.login.resp3 {
-            true => redis::ProtocolVersion::RESP3,
-            false => redis::ProtocolVersion::RESP2,
-        };
-        let info = redis::IntoConnectionInfo::into_connection_info(address)
-            .map_err(|error| StoreError::config(error.to_string()))?;
-        Ok(info
-            .set_redis_settings(self.login.redis_settings().set_protocol(protocol))
-            .set_tcp_settings(self.socket.settings()))
+#[cfg(feature = "redis-tls")]
+fn connector(target: &Target, tls: Option<&Tls>) -> Result<Option<Connector>, StoreError> {
+    match (&target.address, target.tls) {
+        (Address::Tcp { host, .. }, true) => {
+            Connector::new(tls.unwrap_or(&Tls::new()), host).map(Some)
+        }
+        // Never in the clear what was meant to be encrypted.
+        _ if tls.is_some() => Err(StoreError::config(
+            "TLS is configured, and the URL does not ask for it: write rediss://host:port",
+        )),
+        _ => Ok(None),
+    }
+}
+
+/// What was wrong, if it was TLS.
+fn tls_refusal(error: &io::Error) -> Option<String> {
+    #[cfg(feature = "redis-tls")]
+    return crate::connection::tls::refusal(error);
+    #[cfg(not(feature = "redis-tls"))]
+    {
+        let _ = error;
+        None
     }
 }
 
@@ -210,13 +229,5 @@ impl Socket {
         #[cfg(any(target_os = "android", target_os = "linux"))]
         socket.set_tcp_user_timeout(Some(self.user_timeout))?;
         Ok(())
-    }
-
-    fn settings(&self) -> TcpSettings {
-        let settings =
-            TcpSettings::default().set_nodelay(self.nodelay).set_keepalive(self.keepalive.clone());
-        #[cfg(any(target_os = "android", target_os = "linux"))]
-        let settings = settings.set_user_timeout(self.user_timeout);
-        settings
     }
 }

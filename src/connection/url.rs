@@ -14,6 +14,7 @@ pub(super) struct Target {
     pub(super) password: Option<String>,
     pub(super) database: u32,
     pub(super) resp3: bool,
+    pub(super) tls: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +42,12 @@ pub(super) fn parse(url: &str) -> Result<Target, StoreError> {
         return Err(wrong(format!("has no scheme; write {EXAMPLE}")));
     };
     match scheme {
-        "redis" | "valkey" => tcp(rest).map_err(wrong),
+        "redis" | "valkey" => tcp(rest, false).map_err(wrong),
+        "rediss" | "valkeys" if cfg!(feature = "redis-tls") => tcp(rest, true).map_err(wrong),
         "unix" | "redis+unix" | "valkey+unix" => unix(rest).map_err(wrong),
         "rediss" | "valkeys" => Err(wrong(
-            "asks for TLS, which this build cannot do: no TLS feature is built in; use redis:// on a \
-             private network or through a TLS tunnel such as stunnel"
+            "asks for TLS, and towerkeep was built without its feature `redis-tls`; enable it, or use \
+             redis:// on a private network"
                 .into(),
         )),
         other => Err(wrong(format!(
@@ -54,7 +56,7 @@ pub(super) fn parse(url: &str) -> Result<Target, StoreError> {
     }
 }
 
-fn tcp(rest: &str) -> Result<Target, String> {
+fn tcp(rest: &str, tls: bool) -> Result<Target, String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if tail.contains('@') {
@@ -84,6 +86,7 @@ fn tcp(rest: &str) -> Result<Target, String> {
         password: password.or(query.password),
         database,
         resp3: query.resp3,
+        tls,
     })
 }
 
@@ -102,6 +105,7 @@ fn unix(rest: &str) -> Result<Target, String> {
         password: query.password,
         database: query.database.unwrap_or(0),
         resp3: query.resp3,
+        tls: false,
     })
 }
 
@@ -293,7 +297,8 @@ mod tests {
         for (url, fault, fix) in [
             ("http://localhost:6379", "http", "redis://host:port"),
             ("localhost:6379", "no scheme", "redis://"),
-            ("rediss://localhost", "TLS", "redis://"),
+            #[cfg(not(feature = "redis-tls"))]
+            ("rediss://localhost", "TLS", "redis-tls"),
             ("redis://localhost:99999", "99999", "65535"),
             ("redis://localhost:0", "port 0", "65535"),
             ("redis://localhost:port", "localhost", "65535"),

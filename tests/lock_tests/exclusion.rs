@@ -70,6 +70,9 @@ async fn waiters_do_not_storm_the_store() {
     // each process asks in vain when it gets there, when it has subscribed, and when it is woken.
     let commands = proxy.commands().len();
     assert!(commands <= 8 * acquisitions, "{commands} commands for {acquisitions} acquisitions");
+    // Whoever is next in line takes the subscription over.
+    let subscriptions = proxy.count("SUBSCRIBE");
+    assert!(subscriptions <= acquisitions / 4, "{subscriptions} subscriptions");
 }
 
 async fn the_holder_knows_of_its_loss_before_another_holds_the_lock(harness: Harness) {

@@ -196,17 +196,13 @@ impl Topology for Panics {
     fn login(&self) -> &Login {
         self.real.login()
     }
-
-    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError> {
-        self.real.connection_info()
-    }
 }
 
 #[tokio::test]
 async fn a_panic_while_dialling_is_one_failed_attempt() {
     let server = Server::start().await;
     let config = Config::new(server.url());
-    let real = Standalone::new(url::parse(&server.url()).unwrap(), &config);
+    let real = Standalone::new(url::parse(&server.url()).unwrap(), &config).unwrap();
     let topology = Arc::new(Panics { real, dials: AtomicU64::new(0) });
     let connection = Connection::over(topology.clone(), config).await.unwrap();
     let other = server.connect().await;
