@@ -134,7 +134,12 @@ impl Calls {
     }
 
     fn settle(&self, slot: usize, reply: Value) -> Result<Value, StoreError> {
-        reply.extract_error().map_err(|error| error::refused(&self.name_of(slot), error))
+        match self.scripts[slot] {
+            Some(script) => error::settle_script(reply, script),
+            None => {
+                reply.extract_error().map_err(|error| error::refused(&self.name_of(slot), error))
+            }
+        }
     }
 
     fn name_of(&self, slot: usize) -> Cow<'static, str> {

@@ -1,6 +1,6 @@
 //! From what the client crate and the server say to a [`StoreError`].
 
-use crate::store::StoreError;
+use crate::{connection::script::Script, store::StoreError};
 use redis::{Arg, Cmd, FromRedisValue, RedisError, ServerError, Value};
 use std::borrow::Cow;
 
@@ -85,6 +85,26 @@ pub(super) fn refused(name: &str, error: RedisError) -> StoreError {
         }
     }
 }
+
+/// The same for a script. Redis tells that the user may not run some command in it, and not which.
+pub(super) fn settle_script(reply: Value, script: &Script) -> Result<Value, StoreError> {
+    reply.extract_error().map_err(|error| {
+        if !error.detail().is_some_and(|words| words.contains(NO_RIGHT_IN_SCRIPT)) {
+            return refused(script.name(), error);
+        }
+        let commands = script.commands().join(", ");
+        StoreError::refused(format!(
+            "{}: the ACL user may not run every command of this script: allow {commands}; ACL LOG on \
+             the server names the one",
+            script.name()
+        ))
+        .with_source(error)
+    })
+}
+
+/// What Redis says of a command that the ACL user may not run, from 7 on, and before, where its code
+/// is within the words.
+const NO_RIGHT_IN_SCRIPT: &str = "can't run this command";
 
 pub(super) fn server_error(name: &str, error: &ServerError) -> StoreError {
     let words = words(error);

@@ -160,7 +160,7 @@ impl Connection {
                 let call = Call { cmd: with_text(call.script, &call.cmd), ..call };
                 reply = this.exchange(&call, left).await?;
             }
-            error::settle(reply, call.name())
+            error::settle_script(reply, call.script)
         }
     }
 

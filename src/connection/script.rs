@@ -51,6 +51,20 @@ impl Script {
         self.name
     }
 
+    /// The commands that it calls, in the order of their first call.
+    pub(super) fn commands(&self) -> Vec<&'static str> {
+        let mut commands = Vec::new();
+        for (_, rest) in
+            self.code.match_indices("call('").map(|(at, call)| self.code.split_at(at + call.len()))
+        {
+            let name = rest.split('\'').next().unwrap_or_default();
+            if !commands.contains(&name) {
+                commands.push(name);
+            }
+        }
+        commands
+    }
+
     /// The SHA-1 of the text in hex, the script's name on the server.
     pub fn hash(&self) -> &str {
         self.hash.get_or_init(|| redis::Script::new(self.code).get_hash().to_owned())
@@ -138,6 +152,14 @@ mod tests {
                 .replace("$7\r\nEVAL", "$4\r\nEVAL")
                 .replace(&format!("$40\r\n{sha}"), "$8\r\nreturn 1")
         );
+    }
+
+    #[test]
+    fn a_script_knows_the_commands_that_it_calls() {
+        static TWO: Script = Script::new(
+            "redis.call('GET', KEYS[1]) redis.pcall('SET', KEYS[1], redis.call('GET', 'x'))",
+        );
+        assert_eq!(TWO.commands(), ["GET", "SET"]);
     }
 
     #[test]

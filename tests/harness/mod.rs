@@ -8,6 +8,7 @@ use std::{ops::Deref, time::Duration};
 use towerkeep::{Backend, Clock};
 
 /// Expands each `async fn name(harness: Harness)` into one test per backend.
+#[allow(unused_macros)]
 macro_rules! on_every_backend {
     ($($name:ident),+ $(,)?) => {
         mod memory {
@@ -31,6 +32,9 @@ pub(crate) const PREFIX: &str = "test";
 /// Most tests ask what a store answers, not how fast it does on a small machine under load.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The documented rights, which everything here has to do with.
+const RIGHTS: &str = include_str!("../../src/connection/acl.md");
+
 /// A backend under test, whose time the test moves.
 pub(crate) struct Harness {
     pub(crate) backend: Backend,
@@ -50,7 +54,8 @@ impl Harness {
     pub(crate) async fn redis() -> Self {
         let clock = Clock::manual();
         let server = RedisServer::start();
-        let backend = connect(&server.url(), clock.clone()).await;
+        allow_user(&server);
+        let backend = connect(&user_url(&server), clock.clone()).await;
         Self { backend, clock, server: Some(server) }
     }
 
@@ -63,7 +68,7 @@ impl Harness {
     /// memory there is no other process, so it is the same one.
     pub(crate) async fn another(&self) -> Backend {
         match &self.server {
-            Some(server) => connect(&server.url(), self.clock.clone()).await,
+            Some(server) => connect(&user_url(server), self.clock.clone()).await,
             None => self.backend.clone(),
         }
     }
@@ -72,7 +77,7 @@ impl Harness {
     /// memory, the server's `TIME` in Redis.
     pub(crate) async fn live(&self) -> Backend {
         match &self.server {
-            Some(server) => connect(&server.url(), Clock::system()).await,
+            Some(server) => connect(&user_url(server), Clock::system()).await,
             None => Backend::memory(),
         }
     }
@@ -100,6 +105,22 @@ impl Deref for Harness {
     fn deref(&self) -> &Backend {
         &self.backend
     }
+}
+
+/// Makes the ACL user that the documentation shows, and returns the commands that it may run.
+pub(crate) fn allow_user(server: &RedisServer) -> Vec<&'static str> {
+    let documented = RIGHTS
+        .lines()
+        .find(|line| line.starts_with("ACL SETUSER"))
+        .expect("the documentation shows the command");
+    let own = documented.replace("shop:", &format!("{PREFIX}:"));
+    server.command(&own.split_whitespace().collect::<Vec<_>>());
+    documented.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect()
+}
+
+/// Where that user logs in.
+pub(crate) fn user_url(server: &RedisServer) -> String {
+    format!("redis://shop:password@127.0.0.1:{}", server.port())
 }
 
 async fn connect(url: &str, clock: Clock) -> Backend {
