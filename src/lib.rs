@@ -46,6 +46,7 @@
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
+//! | `redis-tls` | no | `rediss://` and `connection::Tls`, with rustls and ring |
 //! | `tracing`, `metrics` | no | what [`telemetry`] lists |
 //! | `full` | no | all of them |
 //!
