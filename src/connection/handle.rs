@@ -8,7 +8,7 @@ use crate::{
         dial::Dialer,
         error,
         health::Health,
-        pool::{Pool, Pools},
+        pool::Pools,
         pubsub,
         request::Request,
         script::{Call, with_text},
@@ -64,7 +64,7 @@ impl Connection {
         config: Config,
     ) -> Result<Self, StoreError> {
         let dialer = Dialer { topology, config: Arc::new(config) };
-        let pools = Pools::new(&dialer)?;
+        let pools = Pools::new(&*dialer.topology, &dialer.config)?;
         let link = Arc::new(dialer.dial().await?);
         let shared = Arc::new(Shared::new(link.clone(), dialer.topology.address()));
         let supervisor = tokio::spawn(supervise(shared.clone(), dialer.clone(), link));
@@ -175,19 +175,19 @@ impl Connection {
     /// Getting one costs a round trip, so keep it out of the path of every request. Use it under a
     /// timeout of your own: `tokio::time::timeout(limit, work)`.
     #[must_use]
-    pub fn pool(&self) -> Pool {
-        self.inner.pools.bounded.clone()
+    pub fn pool(&self) -> deadpool_redis::Pool {
+        self.inner.pools.bounded()
     }
 
     /// Connections for commands that block, such as `BLPOP` and `XREADGROUP … BLOCK`. At most
     /// `blocking_pool_size`; **there is no limit on the wait for an answer**.
     ///
     /// Always use it under a timeout of your own, a little longer than the one that the command
-    /// names, and after a timeout end the connection with [`Own::discard`](super::Own::discard): its
-    /// answer is still on the way.
+    /// names, and after a timeout drop the connection with
+    /// [`Connection::take`](deadpool_redis::Connection::take): its answer is still on the way.
     #[must_use]
-    pub fn blocking_pool(&self) -> Pool {
-        self.inner.pools.blocking.clone()
+    pub fn blocking_pool(&self) -> deadpool_redis::Pool {
+        self.inner.pools.blocking()
     }
 
     /// Hints between processes through this server's pub/sub. The connection for it is made at the

@@ -80,10 +80,9 @@ pub use self::{
     error::parse,
     handle::Connection,
     health::{Health, State},
-    pool::{Manager, Own, Pool, Pooled},
     script::{Call, Script},
 };
 /// The pool crate that [`Connection::pool`] speaks.
-pub use deadpool;
+pub use deadpool_redis;
 /// The client crate that [`Connection::query`] speaks.
 pub use redis;

@@ -77,10 +77,35 @@ impl Tls {
     }
 
     /// The name that the server's certificate must bear, for a server that is reached by another,
-    /// such as through a tunnel. Default: the host of the URL.
+    /// such as through a tunnel. The [pools](super::Connection::pool) do not know it: theirs must
+    /// bear the host of the URL. Default: the host of the URL.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
+    }
+
+    pub(super) fn accepts_any_certificate(&self) -> bool {
+        self.insecure
+    }
+
+    /// The same settings for a connection of a pool, where the client crate does the handshake.
+    pub(super) fn certify(
+        &self,
+        info: redis::ConnectionInfo,
+    ) -> Result<redis::ConnectionInfo, StoreError> {
+        let authorities = self.authorities.concat();
+        let certificates = redis::TlsCertificates {
+            client_tls: self.client.as_ref().map(|client| redis::ClientTlsConfig {
+                client_cert: client.certificates.clone(),
+                client_key: client.key.clone(),
+            }),
+            root_cert: (!authorities.is_empty()).then_some(authorities),
+        };
+        // What the parser says is left out: it may quote the key.
+        let client = redis::Client::build_with_tls(info, certificates).map_err(|_| {
+            StoreError::config("the TLS settings do not work for the connections of the pools")
+        })?;
+        Ok(client.get_connection_info().clone())
     }
 
     /// Accepts any certificate of anybody. **Whoever sits between here and the server can read the
@@ -101,6 +126,15 @@ impl fmt::Debug for Tls {
             .field("server_name", &self.server_name)
             .field("insecure_accept_any_certificate", &self.insecure)
             .finish()
+    }
+}
+
+/// Makes ring the provider of the process if nobody has chosen one. The client crate's handshake, which
+/// is that of the pools, would panic without.
+pub(super) fn choose_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Somebody may be faster, and then theirs is as good.
+        let _ = ring::default_provider().install_default();
     }
 }
 

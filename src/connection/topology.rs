@@ -9,7 +9,10 @@ use crate::{
     },
     store::StoreError,
 };
-use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::io::tcp::{
+    TcpSettings,
+    socket2::{SockRef, TcpKeepalive},
+};
 use std::{
     future::Future,
     io,
@@ -41,6 +44,9 @@ pub(super) trait Topology: Send + Sync + 'static {
 
     /// How to log in there.
     fn login(&self) -> &Login;
+
+    /// The same, for connections that the pools open.
+    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError>;
 }
 
 /// What the handshake says.
@@ -82,6 +88,8 @@ pub(super) struct Standalone {
     socket: Socket,
     #[cfg(feature = "redis-tls")]
     tls: Option<Connector>,
+    #[cfg(feature = "redis-tls")]
+    tls_settings: Tls,
 }
 
 impl Standalone {
@@ -89,6 +97,8 @@ impl Standalone {
         Ok(Self {
             #[cfg(feature = "redis-tls")]
             tls: connector(&target, config.tls.as_ref())?,
+            #[cfg(feature = "redis-tls")]
+            tls_settings: config.tls.clone().unwrap_or_default(),
             name: target.address.to_string().into(),
             address: target.address,
             login: Login {
@@ -149,6 +159,33 @@ impl Topology for Standalone {
 
     fn login(&self) -> &Login {
         &self.login
+    }
+
+    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError> {
+        let address = match &self.address {
+            #[cfg(feature = "redis-tls")]
+            Address::Tcp { host, port } if self.tls.is_some() => redis::ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: self.tls_settings.accepts_any_certificate(),
+                tls_params: None,
+            },
+            Address::Tcp { host, port } => redis::ConnectionAddr::Tcp(host.clone(), *port),
+            Address::Unix(path) => redis::ConnectionAddr::Unix(path.clone()),
+        };
+        let protocol = match self.login.resp3 {
+            true => redis::ProtocolVersion::RESP3,
+            false => redis::ProtocolVersion::RESP2,
+        };
+        let info = redis::IntoConnectionInfo::into_connection_info(address)
+            .map_err(|error| StoreError::config(error.to_string()))?
+            .set_redis_settings(self.login.redis_settings().set_protocol(protocol))
+            .set_tcp_settings(self.socket.settings());
+        #[cfg(feature = "redis-tls")]
+        if self.tls.is_some() {
+            return self.tls_settings.certify(info);
+        }
+        Ok(info)
     }
 }
 
@@ -220,6 +257,14 @@ impl Socket {
             }
         }
         Err(last)
+    }
+
+    fn settings(&self) -> TcpSettings {
+        let settings =
+            TcpSettings::default().set_nodelay(self.nodelay).set_keepalive(self.keepalive.clone());
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let settings = settings.set_user_timeout(self.user_timeout);
+        settings
     }
 
     fn apply(&self, stream: &TcpStream) -> io::Result<()> {

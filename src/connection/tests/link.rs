@@ -196,6 +196,10 @@ impl Topology for Panics {
     fn login(&self) -> &Login {
         self.real.login()
     }
+
+    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError> {
+        self.real.connection_info()
+    }
 }
 
 #[tokio::test]
