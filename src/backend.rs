@@ -17,11 +17,18 @@
 //! # }
 //! ```
 //!
+//! # Operating it
+//!
+//! [`Backend::health`] is for probes, [`Backend::info`] and [`Backend::slow_log`] for dashboards, and
+//! [`Backend::doctor`] for the day before: it examines the server and reports what would hurt, with a
+//! fix each. So does, from a shell, `REDIS_URL=… cargo run --example doctor`.
+//!
 //! A backend lives on the tokio runtime that made it; make one per runtime.
 
 mod builder;
 #[cfg(feature = "cache")]
 mod cache;
+mod doctor;
 mod health;
 #[cfg(feature = "idempotency")]
 mod idempotency;
@@ -42,6 +49,7 @@ mod version;
 
 pub use self::{
     builder::Builder,
+    doctor::{Finding, NotChecked, Report, Severity},
     health::Health,
     info::{Info, Memory, Mode, Replication, Role, Server, ServerKind, Stats},
     slow_log::SlowCall,

@@ -211,6 +211,14 @@ async fn a_limit_by_user_waits_for_the_user(harness: Harness) {
     assert_eq!((status(None).await, status(None).await), (200, 200), "it does not apply");
 }
 
+/// What a random history counts time in. The TTLs of Redis run on while the test's clock stands still,
+/// so the shortest time that is left to a key has to be longer than any pause of a busy machine.
+const UNIT: Duration = Duration::from_secs(60);
+
+fn units(count: u64) -> Duration {
+    Duration::from_secs(UNIT.as_secs() * count)
+}
+
 /// One step of a random history.
 #[derive(Clone, Debug)]
 enum Op {
@@ -229,14 +237,15 @@ fn histories() -> impl Strategy<Value = Vec<Op>> {
 
 /// The limits in the naive model's terms: a bucket of `burst` tokens, one more every `interval`.
 struct Bucket {
-    /// How far the bucket is from being full, in milliseconds of refill.
-    missing_ms: u64,
+    /// How far the bucket is from being full, in units of refill.
+    missing: u64,
 }
 
 async fn histories_agree_with_a_naive_model(harness: Harness) {
     let limits = [(10, 3), (2, 5), (1, 1)];
     let policies = limits.map(|(limit, burst)| {
-        Policy::gcra(&format!("p{limit}"), Quota::per_second(limit).burst(burst))
+        let quota = Quota::new(limit, units(1_000)).unwrap();
+        Policy::gcra(&format!("p{limit}"), quota.burst(burst))
     });
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         failure_persistence: None,
@@ -247,10 +256,10 @@ async fn histories_agree_with_a_naive_model(harness: Harness) {
         let mut model: BTreeMap<(usize, u8), Bucket> = BTreeMap::new();
         for op in &history {
             match op {
-                Op::Advance(ms) => {
-                    harness.advance(Duration::from_millis(*ms));
+                Op::Advance(count) => {
+                    harness.advance(units(*count));
                     for bucket in model.values_mut() {
-                        bucket.missing_ms = bucket.missing_ms.saturating_sub(*ms);
+                        bucket.missing = bucket.missing.saturating_sub(*count);
                     }
                 }
                 Op::Check(charges) => {
@@ -283,7 +292,7 @@ fn naive(
             let (limit, burst) = limits[at];
             let interval = 1_000 / u64::from(limit);
             let full = u64::from(burst) * interval;
-            let missing = model.get(&(at, key)).map_or(0, |bucket| bucket.missing_ms);
+            let missing = model.get(&(at, key)).map_or(0, |bucket| bucket.missing);
             let room = full - missing;
             ((at, key), interval, full, missing, cost * interval, cost * interval <= room)
         })
@@ -292,13 +301,13 @@ fn naive(
     rows.into_iter()
         .map(|(place, interval, full, missing, cost, allowed)| {
             let after = if all { missing + cost } else { missing };
-            model.insert(place, Bucket { missing_ms: after });
+            model.insert(place, Bucket { missing: after });
             let retry = match () {
                 () if allowed => Some(Duration::ZERO),
                 () if cost > full => None,
-                () => Some(Duration::from_millis(missing + cost - full)),
+                () => Some(units(missing + cost - full)),
             };
-            let reset = Duration::from_millis(after);
+            let reset = units(after);
             Outcome::new(allowed, (full - after) / interval, reset, retry)
         })
         .collect()
