@@ -78,3 +78,63 @@ pub(crate) fn in_task_span<F: Future>(future: F) -> impl Future<Output = F::Outp
     };
     future
 }
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use super::*;
+    use ::metrics::{
+        Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    };
+    use std::sync::{Arc, Mutex};
+
+    /// Writes down what is counted.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<String>>>);
+
+    struct Line(Notes, String);
+
+    impl CounterFn for Line {
+        fn increment(&self, by: u64) {
+            self.0.0.lock().unwrap().push(format!("{} +{by}", self.1));
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl Recorder for Notes {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            let labels: Vec<_> =
+                key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            let line = format!("{} {}", key.name(), labels.join(" "));
+            Counter::from_arc(Arc::new(Line(self.clone(), line)))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn outcomes_and_failures_are_counted_under_their_names_and_labels() {
+        let notes = Notes::default();
+        ::metrics::with_local_recorder(&notes, || {
+            count(RATE_LIMIT_TOTAL, "denied");
+            store_failed("cache", &StoreError::unavailable("the link is down"));
+        });
+        let expected = [
+            "towerkeep_rate_limit_decisions_total outcome=denied +1",
+            "towerkeep_store_errors_total middleware=cache reason=unavailable +1",
+        ];
+        assert_eq!(*notes.0.lock().unwrap(), expected);
+    }
+}
