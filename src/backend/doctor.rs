@@ -110,7 +110,7 @@ impl Backend {
     /// | `version` | older than Redis 6.2 or Valkey 7.2 | error |
     /// | `role` | a replica, which takes no writes | error |
     /// | `cluster-slots` | a cluster that does not cover all slots | error |
-    /// | `permissions` | commands, keys or channels that the ACL user is denied | error |
+    /// | `permissions` | commands, keys or channels that the ACL user is denied | error; for hints, warning |
     /// | `maxmemory-policy` | eviction of what must not be lost | error; for counts alone, warning |
     /// | `maxmemory` | no limit of memory | warning |
     /// | `persistence` | neither RDB nor AOF, so a restart forgets | warning |

@@ -15,6 +15,8 @@ pub(super) struct Denied {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     Command,
+    /// A command without which there are no hints, and those who wait look by themselves.
+    HintCommand,
     Keys,
     Channels,
 }
@@ -128,9 +130,13 @@ pub(super) async fn denied(
     let count = needed.len() + 1;
     let replies = own.send_packed_commands(&queued, 0, count).await;
     let replies = replies.map_err(|error| failed(&error))?;
-    let denied = needed.iter().zip(replies).filter_map(|((command, ..), reply)| match reply {
+    let denied = needed.iter().zip(replies).filter_map(|((command, on, _), reply)| match reply {
         Value::ServerError(error) if error.code() == "NOPERM" => {
-            Some(Denied { command, what: what(error.details().unwrap_or_default()) })
+            let what = match what(error.details().unwrap_or_default()) {
+                What::Command if matches!(on, On::Channel) => What::HintCommand,
+                what => what,
+            };
+            Some(Denied { command, what })
         }
         _ => None,
     });

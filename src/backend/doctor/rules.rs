@@ -29,6 +29,9 @@ const MAX_LAG: Duration = Duration::from_secs(3);
 /// A slow log is kept until it is full, so what is older says nothing about now.
 const RECENT: Duration = Duration::from_secs(60 * 60);
 
+const WITHOUT_HINTS: &str = "the ACL user may not use the channels under the prefix, so those who \
+                             wait for another server only learn of it when they look again";
+
 const SLOTS: u16 = 16_384;
 
 /// State that is not allowed to vanish before its time.
@@ -237,15 +240,27 @@ fn permissions(facts: &Facts, report: &mut Report) {
             denied.iter().filter(|one| one.what == what).map(|one| one.command).collect();
         (!of_this.is_empty()).then_some(of_this)
     };
-    if let Some(commands) = of(What::Command) {
-        let allow: Vec<_> =
+    let grant = |commands: &[&str]| {
+        let rules: Vec<_> =
             commands.iter().map(|name| format!("+{}", name.to_lowercase())).collect();
+        format!("ACL SETUSER <user> {}", rules.join(" "))
+    };
+    if let Some(commands) = of(What::Command) {
         report.findings.push(finding(
             Error,
             "permissions",
             commands.join(", "),
             "the ACL user may not run these commands, which the scripts need",
-            format!("ACL SETUSER <user> {}", allow.join(" ")),
+            grant(&commands),
+        ));
+    }
+    if let Some(commands) = of(What::HintCommand) {
+        report.findings.push(finding(
+            Warning,
+            "permissions",
+            commands.join(", "),
+            WITHOUT_HINTS,
+            grant(&commands),
         ));
     }
     if let Some(commands) = of(What::Keys) {
@@ -259,11 +274,10 @@ fn permissions(facts: &Facts, report: &mut Report) {
     }
     if let Some(commands) = of(What::Channels) {
         report.findings.push(finding(
-            Error,
+            Warning,
             "permissions",
             format!("channels ({})", commands.join(", ")),
-            "the ACL user may not use the channels under the prefix, so those who wait for another \
-             server only learn of it when they ask again",
+            WITHOUT_HINTS,
             "ACL SETUSER <user> &<prefix>:*",
         ));
     }
