@@ -52,6 +52,7 @@ on_every_backend! {
     a_visitor_for_whom_nothing_is_stored_leaves_no_trace,
     what_is_set_is_there_at_the_next_request,
     concurrent_requests_keep_all_their_changes,
+    concurrent_writes_of_as_many_fields_as_there_may_be_are_all_kept,
     an_id_that_the_server_never_made_is_not_adopted,
     a_login_gives_a_new_cookie_and_the_old_one_fails,
     a_login_as_another_user_leaves_nothing_of_the_first,
@@ -229,6 +230,21 @@ async fn what_is_set_is_there_at_the_next_request(harness: Harness) {
     let second = visitor.get("/set/size/large").await;
     assert_eq!(second.cookies(), 0, "the cookie is sent when it changes, not otherwise");
     assert_eq!(visitor.show().await, " size=\"large\" theme=\"dark\"");
+}
+
+async fn concurrent_writes_of_as_many_fields_as_there_may_be_are_all_kept(harness: Harness) {
+    let nodes = [app(harness.backend.clone()), app(harness.another().await)];
+    let visitor = Visitor::new(&nodes[0]);
+    visitor.get("/set/f0/new").await;
+    let cookies = format!("{COOKIE}={}", visitor.cookie().unwrap());
+    let writes: JoinSet<_> = (0..64)
+        .map(|n| {
+            let (node, cookies) = (nodes[n % 2].clone(), cookies.clone());
+            async move { send(&node, &format!("/set/f{n}/x"), &cookies).await.status }
+        })
+        .collect();
+    assert!(writes.join_all().await.into_iter().all(|status| status == StatusCode::OK));
+    assert_eq!(visitor.show().await.matches("=\"x\"").count(), 64);
 }
 
 async fn concurrent_requests_keep_all_their_changes(harness: Harness) {
