@@ -98,6 +98,17 @@ impl Backend {
         Self::builder().redis(url).await
     }
 
+    /// State in the server that a `deadpool_redis::Pool` of the application's own leads to; see
+    /// [`Builder::pool`].
+    ///
+    /// # Errors
+    ///
+    /// None with the defaults, which [`Builder`] changes.
+    #[cfg(feature = "redis")]
+    pub fn pool(pool: crate::connection::deadpool_redis::Pool) -> Result<Self, StoreError> {
+        Self::builder().pool(pool)
+    }
+
     /// State in the server that the environment variable `REDIS_URL` names, or in memory if it is
     /// unset or empty. Which of them is logged once (feature `tracing`) and shown by `Display`.
     ///

@@ -139,7 +139,7 @@ async fn what_blocks_has_a_pool_of_its_own() {
     let waiting = tokio::spawn({
         let connection = connection.clone();
         async move {
-            let mut own = connection.blocking_pool().get().await.unwrap();
+            let mut own = connection.blocking_pool().unwrap().get().await.unwrap();
             own.blpop::<_, (String, String)>("jobs", 5.0).await.unwrap()
         }
     });
@@ -150,7 +150,7 @@ async fn what_blocks_has_a_pool_of_its_own() {
     connection.query::<u64>(redis::cmd("RPUSH").arg("jobs").arg("one")).await.unwrap();
     assert_eq!(waiting.await.unwrap(), ("jobs".into(), "one".into()));
 
-    let mut own = connection.pool().get().await.unwrap();
+    let mut own = connection.pool().unwrap().get().await.unwrap();
     redis::cmd("WATCH").arg("n").exec_async(&mut own).await.unwrap();
     connection.query::<()>(redis::cmd("SET").arg("n").arg(1)).await.unwrap();
     let mut transaction = redis::pipe();

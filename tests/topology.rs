@@ -107,7 +107,7 @@ async fn the_documented_rights_are_enough() {
     tour(&backend).await.unwrap();
     hint(&backend).await;
     // And the pool's.
-    let pool = backend.connection().unwrap().pool();
+    let pool = backend.connection().unwrap().pool().unwrap();
     for _ in 0..2 {
         let mut own = pool.get().await.unwrap();
         redis::cmd("PING").exec_async(&mut own).await.unwrap();

@@ -112,8 +112,8 @@ impl Builder {
 /// The connection to Redis.
 #[cfg(feature = "redis")]
 impl Builder {
-    /// State in the Redis or Valkey server at `url`: `redis://[user[:password]@]host[:port][/db]`,
-    /// `rediss://…` for TLS, or `unix:///path/to/socket`.
+    /// State in the Redis or Valkey deployment at `url`: one server, Sentinel or Cluster. The forms
+    /// that it takes are listed at [`connection::Config::url`](Config::url).
     ///
     /// # Errors
     ///
@@ -124,16 +124,33 @@ impl Builder {
         self.at(url.into()).await
     }
 
+    /// State in the server that a pool of the application's own leads to. Every layer works through
+    /// it; what that costs is said at
+    /// [`Connection::through`](crate::connection::Connection::through).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::is_config`] if the prefix or a setting is wrong. Nothing is dialled.
+    pub fn pool(mut self, pool: deadpool_redis::Pool) -> Result<Backend, StoreError> {
+        let keys = Keys::new(&self.prefix)?;
+        let config = std::mem::replace(&mut self.config, Config::new(""));
+        Ok(self.over(Connection::through(pool, config)?, keys))
+    }
+
     async fn at(mut self, url: String) -> Result<Backend, StoreError> {
         let keys = Keys::new(&self.prefix)?;
-        self.config.url = url;
+        let mut config = std::mem::replace(&mut self.config, Config::new(""));
+        config.url = url;
+        Ok(self.over(Connection::connect(config).await?, keys))
+    }
+
+    fn over(self, connection: Connection, keys: Keys) -> Backend {
         let mut context = self.context();
-        let connection = Connection::connect(self.config).await?;
         context.hints = connection.hints();
         let redis = RedisContext::new(context.clone(), connection.clone(), keys.clone());
         let stores = Stores::redis(&redis);
         let (connection, keys) = (Some(connection), Some(keys));
-        Ok(Backend { inner: Arc::new(Inner { context, connection, keys, stores }) })
+        Backend { inner: Arc::new(Inner { context, connection, keys, stores }) }
     }
 
     /// The ACL user. Default: the one in the URL, else the server's default user.
@@ -205,6 +222,24 @@ impl Builder {
             config.backoff_min = min;
             config.backoff_max = max;
         })
+    }
+
+    /// Whether to start without the server: calls fail until it is there, and the connection is made
+    /// in the background. What is wrong with it is then seen in [`Backend::health`] only. Default: off.
+    pub fn lazy(self, lazy: bool) -> Self {
+        self.with(|config| config.lazy = lazy)
+    }
+
+    /// How often Sentinel, and a cluster with a server down, is asked which server has taken over.
+    /// Default: 500 ms.
+    pub fn discovery_interval(self, interval: Duration) -> Self {
+        self.with(|config| config.discovery_interval = interval)
+    }
+
+    /// Whether reads that tolerate lag go to replicas: the application's own through
+    /// [`Connection::query_replica`](crate::connection::Connection::query_replica). Default: off.
+    pub fn read_replicas(self, read: bool) -> Self {
+        self.with(|config| config.read_replicas = read)
     }
 
     /// Timeouts in a row after which calls fail at once until the server answers a PING. Default: 5.

@@ -2,6 +2,7 @@
 
 use crate::{
     connection::{
+        cluster::{Redirect, slot_of},
         error,
         handle::Connection,
         request::{Request, reads},
@@ -15,6 +16,7 @@ use std::{
     fmt,
     time::{Duration, Instant},
 };
+use tokio::task::JoinSet;
 
 /// Commands and script calls that go out together and are answered together.
 ///
@@ -58,7 +60,8 @@ impl Batch {
     }
 
     /// Sends everything in one pipeline and waits for all answers, at most `deadline`. The results
-    /// are in the order of the calls.
+    /// are in the order of the calls. In a cluster there is one pipeline for each server that is
+    /// concerned, all at once, so only calls for one server are sure to run in their order.
     ///
     /// # Errors
     ///
@@ -72,27 +75,26 @@ impl Batch {
         if calls.scripts.is_empty() {
             return Ok(Vec::new());
         }
-        let started = Instant::now();
-        let replies = connection.exchange(&calls, deadline).await?;
+        let end = Instant::now() + deadline;
+        let replies = calls.replies(&connection, end).await?;
 
         let mut unknown = Vec::new();
         let mut results = Vec::with_capacity(replies.len());
         for (slot, reply) in replies.into_iter().enumerate() {
-            if calls.scripts[slot].is_some() && error::is_no_script(&reply) {
+            if calls.scripts[slot].is_some() && reply.as_ref().is_ok_and(error::is_no_script) {
                 unknown.push(slot);
             }
-            results.push(calls.settle(slot, reply));
+            results.push(reply.and_then(|reply| calls.settle(slot, reply)));
         }
         if unknown.is_empty() {
             return Ok(results);
         }
 
         let again = calls.with_text(&unknown);
-        let left = deadline.saturating_sub(started.elapsed());
-        match connection.exchange(&again, left).await {
+        match again.replies(&connection, end).await {
             Ok(replies) => {
                 for (&slot, reply) in unknown.iter().zip(replies) {
-                    results[slot] = calls.settle(slot, reply);
+                    results[slot] = reply.and_then(|reply| calls.settle(slot, reply));
                 }
             }
             // The others were done: their results stand.
@@ -104,6 +106,18 @@ impl Batch {
         }
         Ok(results)
     }
+}
+
+/// The answer to each call.
+type Answers = Vec<Result<Value, StoreError>>;
+
+fn left(end: Instant) -> Duration {
+    end.saturating_duration_since(Instant::now())
+}
+
+/// Only if the runtime ends while the batch is under way.
+fn no_answer() -> Result<Value, StoreError> {
+    Err(StoreError::interrupted("the batch was cut off before its answer"))
 }
 
 /// The calls of a batch: the commands, and for each its script if it is one.
@@ -120,6 +134,77 @@ impl Calls {
     fn push(&mut self, cmd: Cmd, script: Option<&'static Script>) {
         self.pipeline.add_command(cmd);
         self.scripts.push(script);
+    }
+
+    /// Sends all calls, each to the server that holds its keys. The outer error means that there is no
+    /// answer to any of them.
+    async fn replies(&self, connection: &Connection, end: Instant) -> Result<Answers, StoreError> {
+        let groups = connection.by_server(self.pipeline.cmd_iter().map(slot_of));
+        let mut answers = match groups.len() {
+            0 | 1 => connection.exchange(self, left(end)).await?.into_iter().map(Ok).collect(),
+            _ => self.scattered(connection, groups, end).await?,
+        };
+        if connection.is_cluster() {
+            for (slot, cmd) in self.pipeline.cmd_iter().enumerate() {
+                // It was not done, and goes alone where it belongs now.
+                if answers[slot]
+                    .as_ref()
+                    .is_ok_and(|reply| Redirect::read(reply).is_some() || error::is_not_now(reply))
+                {
+                    answers[slot] = connection.exchange(cmd, left(end)).await;
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Sends each group to its server, all at once.
+    async fn scattered(
+        &self,
+        connection: &Connection,
+        groups: Vec<Vec<usize>>,
+        end: Instant,
+    ) -> Result<Answers, StoreError> {
+        let mut trips = JoinSet::new();
+        for slots in groups {
+            let (calls, connection) = (self.only(&slots), connection.clone());
+            trips.spawn(async move { (slots, connection.exchange(&calls, left(end)).await) });
+        }
+        let mut answers: Vec<_> = (0..self.scripts.len()).map(|_| None).collect();
+        let mut failure = None;
+        let mut answered = false;
+        while let Some(trip) = trips.join_next().await {
+            match trip {
+                Ok((slots, Ok(replies))) => {
+                    answered = true;
+                    for (slot, reply) in slots.into_iter().zip(replies) {
+                        answers[slot] = Some(Ok(reply));
+                    }
+                }
+                Ok((slots, Err(error))) => {
+                    for slot in slots {
+                        answers[slot] = Some(Err(error.clone()));
+                    }
+                    failure = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        match failure {
+            Some(error) if !answered => Err(error),
+            _ => Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(no_answer)).collect()),
+        }
+    }
+
+    /// The calls in `slots`, which ascend.
+    fn only(&self, slots: &[usize]) -> Self {
+        let mut calls = Self::with_capacity(slots.len());
+        for (slot, cmd) in self.pipeline.cmd_iter().enumerate() {
+            if slots.binary_search(&slot).is_ok() {
+                calls.push(cmd.clone(), self.scripts[slot]);
+            }
+        }
+        calls
     }
 
     /// The scripts in `slots`, which ascend, by their text.
@@ -154,8 +239,21 @@ impl Calls {
 impl Request for Calls {
     type Reply = Vec<Value>;
 
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+    /// A batch is never the object of an `ASK`: each call of it is, alone.
+    async fn send(
+        &self,
+        connection: &mut MultiplexedConnection,
+        _asking: bool,
+    ) -> RedisResult<Vec<Value>> {
         connection.send_packed_commands(&self.pipeline, 0, self.pipeline.len()).await
+    }
+
+    fn slot(&self) -> Option<u16> {
+        self.pipeline.cmd_iter().find_map(slot_of)
+    }
+
+    fn redirect(_: &Vec<Value>) -> Option<Redirect> {
+        None
     }
 
     fn name(&self) -> Cow<'static, str> {

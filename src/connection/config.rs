@@ -13,12 +13,15 @@ use std::{fmt, time::Duration};
 /// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
 /// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
 /// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
+/// | `lazy` | off | a wrong address is better noticed at the start than by the first user |
 /// | `retries` | 3 | with the pauses of `backoff_min` they end after 70 to 140 ms: within the deadline, and longer than a new link takes |
 /// | `nodelay` | on | with Nagle's algorithm small calls waited 40 ms behind a slow answer |
 /// | `keepalive_*` | 15 s, 5 s, 3 | under every usual idle limit of a load balancer; a dead idle link is noticed in 30 s |
 /// | `user_timeout` | 10 s | sent data that nobody acknowledges ends a socket; the kernel's own default is about 15 minutes |
 /// | `ping_interval`, `ping_timeout` | 250 ms, 500 ms | a half-open link is replaced within 0.75 s of the first unanswered call |
 /// | `backoff_min`, `backoff_max` | 20 ms, 500 ms | back within half a second of the server, without a storm of dials from a fleet |
+/// | `discovery_interval` | 500 ms | a primary that Sentinel has replaced takes writes for that long at most before it is left; one small command each time |
+/// | `read_replicas` | off | a replica may be behind, so only its user can know that it will do |
 /// | `breaker_threshold` | 5 | a few slow calls are not an outage |
 /// | `pool_size` | 16 | transactions and scans are rare |
 /// | `blocking_pool_size` | 16 | each blocked command holds a connection: count them |
@@ -26,11 +29,18 @@ use std::{fmt, time::Duration};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// `redis://[user[:password]@]host[:port][/database][?protocol=resp3]`, or
-    /// `unix:///path/to/socket[?db=1&user=…&pass=…]`. `valkey://` means the same as `redis://`, and
-    /// `redis+unix://` the same as `unix://`; `rediss://` and `valkeys://` are TLS, with the feature
-    /// `redis-tls`. Special characters in the user name and the password
-    /// are percent-encoded.
+    /// Where the state lives:
+    ///
+    /// | deployment | URL |
+    /// | --- | --- |
+    /// | one server | `redis://[user[:password]@]host[:6379][/database]` |
+    /// | one server, unix socket | `unix:///path/to/socket[?db=1&user=…&pass=…]`, also `redis+unix://` |
+    /// | Sentinel | `redis+sentinel://[user[:password]@]host[:26379][,host2…]/master-name[/database]`, with `sentinel_user` and `sentinel_pass` as settings if the sentinels ask for a login |
+    /// | Cluster | `redis+cluster://[user[:password]@]host[:6379][,host2…]`: some servers, which know the others |
+    ///
+    /// With `rediss` in place of `redis` it is TLS (feature `redis-tls`), and `valkey` and `valkeys`
+    /// mean the same as those; `-` may stand for the `+`. Every form takes `?protocol=resp3`. Special
+    /// characters in a user name and a password are percent-encoded.
     pub url: String,
     /// The ACL user. Stands before the one in the URL.
     pub username: Option<String>,
@@ -47,6 +57,10 @@ pub struct Config {
     pub deadline: Duration,
     /// How long a call waits for a link while there is none; counts towards its deadline.
     pub down_wait: Duration,
+    /// Whether to start without the server: the connection is made in the background, calls wait for
+    /// the first attempt within their deadline, and after it fail at once until there is a link. What
+    /// is wrong with the server is then seen in the [health](crate::connection::Health) only.
+    pub lazy: bool,
     /// How often a call is sent again, within its deadline and after pauses that begin with
     /// `backoff_min` and double. A read goes again after the link broke under it; a write only when
     /// the server turned it away undone (`LOADING`, `TRYAGAIN`, `MASTERDOWN`, `READONLY`,
@@ -71,6 +85,14 @@ pub struct Config {
     pub backoff_min: Duration,
     /// Longest such pause.
     pub backoff_max: Duration,
+    /// How often the sentinels are asked which server takes the writes, and a cluster, while one of
+    /// its servers is down, who holds which slots. While all are up a cluster is asked every 30 of
+    /// these.
+    pub discovery_interval: Duration,
+    /// Whether reads that tolerate lag go to replicas: those through
+    /// [`Connection::query_replica`](crate::connection::Connection::query_replica), never what this
+    /// crate keeps of sessions, limits, idempotency keys and locks.
+    pub read_replicas: bool,
     /// Timeouts in a row, without one answer between them, after which calls fail at once.
     pub breaker_threshold: u32,
     /// Connections of [`Connection::pool`](crate::connection::Connection::pool), at most.
@@ -97,6 +119,7 @@ impl Config {
             connect_timeout: ms(2000),
             deadline: ms(250),
             down_wait: Duration::ZERO,
+            lazy: false,
             retries: 3,
             nodelay: true,
             keepalive_idle: Duration::from_secs(15),
@@ -107,6 +130,8 @@ impl Config {
             ping_timeout: ms(500),
             backoff_min: ms(20),
             backoff_max: ms(500),
+            discovery_interval: ms(500),
+            read_replicas: false,
             breaker_threshold: 5,
             pool_size: 16,
             blocking_pool_size: 16,
@@ -125,6 +150,7 @@ impl Config {
             ("ping_interval", self.ping_interval),
             ("ping_timeout", self.ping_timeout),
             ("backoff_min", self.backoff_min),
+            ("discovery_interval", self.discovery_interval),
             ("pool_deadline", self.pool_deadline),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| value.is_zero()) {
@@ -164,6 +190,7 @@ impl fmt::Debug for Config {
             .field("connect_timeout", &self.connect_timeout)
             .field("deadline", &self.deadline)
             .field("down_wait", &self.down_wait)
+            .field("lazy", &self.lazy)
             .field("retries", &self.retries)
             .field("nodelay", &self.nodelay)
             .field("keepalive_idle", &self.keepalive_idle)
@@ -174,6 +201,8 @@ impl fmt::Debug for Config {
             .field("ping_timeout", &self.ping_timeout)
             .field("backoff_min", &self.backoff_min)
             .field("backoff_max", &self.backoff_max)
+            .field("discovery_interval", &self.discovery_interval)
+            .field("read_replicas", &self.read_replicas)
             .field("breaker_threshold", &self.breaker_threshold)
             .field("pool_size", &self.pool_size)
             .field("blocking_pool_size", &self.blocking_pool_size)

@@ -35,8 +35,20 @@ impl Dialer {
         .await
     }
 
-    /// A connection that is logged in and has answered, within the connect timeout.
+    /// A connection that is logged in and has answered, within the connect timeout. An attempt at a
+    /// server that is not the one to use any more is given up.
     pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, Driver), StoreError> {
+        tokio::select! {
+            biased;
+            connection = self.attempt() => connection,
+            () = self.topology.moved() => Err(StoreError::unavailable(format!(
+                "{} did not answer, and another server has taken its place",
+                self.topology.address()
+            ))),
+        }
+    }
+
+    async fn attempt(&self) -> Result<(MultiplexedConnection, Driver), StoreError> {
         let started = Instant::now();
         let limit = self.config.connect_timeout;
         let stream = self.topology.open(limit).await?;
@@ -51,7 +63,7 @@ impl Dialer {
     }
 
     async fn log_in(&self, stream: Stream) -> Result<(MultiplexedConnection, Driver), StoreError> {
-        let login = self.topology.login();
+        let login = &self.topology.site().login;
         let address = self.topology.address();
         let broken = |error: redis::RedisError| {
             StoreError::unavailable(format!(
@@ -81,8 +93,9 @@ impl Dialer {
         let replies =
             connection.send_packed_commands(&pipeline, 0, pipeline.len()).await.map_err(broken)?;
         for ((step, _), reply) in steps.iter().zip(replies) {
-            if let Value::ServerError(error) = reply {
-                step.check(&error, login, &address)?;
+            match reply {
+                Value::ServerError(error) => step.check(&error, login, &address)?,
+                reply => step.hear(reply, login, &address)?,
             }
         }
         Ok((connection, driver))
@@ -99,16 +112,30 @@ pub(super) async fn isolated<T: Send + 'static>(
     })
 }
 
+/// What a server says that it is: `master`, `slave`, or `slave (sync)` while that catches up.
+fn role_of(reply: &Value) -> Option<String> {
+    let Value::Array(parts) = reply else { return None };
+    let text = |at: usize| redis::from_redis_value_ref::<String>(parts.get(at)?).ok();
+    match (text(0)?, text(3)) {
+        (role, Some(link)) if role == "slave" && link != "connected" => {
+            Some(format!("{role} ({link})"))
+        }
+        (role, _) => Some(role),
+    }
+}
+
 /// What a handshake is made of, in this order, in one round trip.
 enum Step {
     Authenticate,
     Select,
     Introduce,
+    AskRole,
+    ReadOnly,
     Ping,
 }
 
 fn steps(login: &Login) -> Vec<(Step, Cmd)> {
-    let mut steps = Vec::with_capacity(5);
+    let mut steps = Vec::with_capacity(7);
     let credentials = login.username.is_some() || login.password.is_some();
     let password = login.password.as_deref().unwrap_or_default();
     if login.resp3 {
@@ -137,11 +164,31 @@ fn steps(login: &Login) -> Vec<(Step, Cmd)> {
         introduce.arg("SETINFO").arg(name).arg(value);
         steps.push((Step::Introduce, introduce));
     }
+    if login.role.is_some() {
+        steps.push((Step::AskRole, redis::cmd("ROLE")));
+    }
+    if login.read_only {
+        steps.push((Step::ReadOnly, redis::cmd("READONLY")));
+    }
     steps.push((Step::Ping, redis::cmd("PING")));
     steps
 }
 
 impl Step {
+    /// What an answer to this step means for the attempt.
+    fn hear(&self, reply: Value, login: &Login, address: &str) -> Result<(), StoreError> {
+        let (Self::AskRole, Some(wanted)) = (self, login.role) else { return Ok(()) };
+        let said = role_of(&reply);
+        if said.as_deref() == Some(wanted.as_str()) {
+            return Ok(());
+        }
+        let said = said.unwrap_or_else(|| "something unknown".into());
+        Err(StoreError::unavailable(format!(
+            "{address} says that it is {said}, and not {}; a failover may be under way",
+            wanted.as_str()
+        )))
+    }
+
     /// What an error in answer to this step means for the attempt.
     fn check(&self, error: &ServerError, login: &Login, address: &str) -> Result<(), StoreError> {
         let words = error::words(error);
@@ -175,6 +222,14 @@ impl Step {
                 };
                 format!("{address} refused the login of the user {user:?} ({words}); {hint}")
             }
+            Self::AskRole | Self::ReadOnly if error::says(error, "NOPERM") => {
+                return Err(error::server_error(&format!("the login at {address}"), error));
+            }
+            Self::AskRole => {
+                return Err(error::server_error(&format!("ROLE of {address}"), error));
+            }
+            // A server without a cluster: every replica of one answers reads.
+            Self::ReadOnly => return Ok(()),
             Self::Select => format!(
                 "{address} refused the database {} ({words}); a server has 16 unless its \
                  `databases` setting says otherwise, numbered from 0, and a cluster has only 0",

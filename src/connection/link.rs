@@ -50,11 +50,12 @@ impl Link {
     pub(super) async fn call<R: Request>(
         &self,
         request: &R,
+        asking: bool,
         deadline: Duration,
     ) -> Result<R::Reply, StoreError> {
         self.waiting.store(true, Relaxed);
         let mut connection = self.connection.clone();
-        match timeout(deadline, request.send(&mut connection)).await {
+        match timeout(deadline, request.send(&mut connection, asking)).await {
             Ok(Ok(reply)) => {
                 self.answered();
                 if R::says_read_only(&reply) {

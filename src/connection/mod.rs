@@ -49,6 +49,8 @@
 
 mod backoff;
 mod batch;
+mod borrowed;
+mod cluster;
 mod config;
 mod context;
 mod dial;
@@ -56,10 +58,15 @@ mod error;
 mod handle;
 mod health;
 mod link;
+mod node;
 mod pool;
 mod pubsub;
+mod replica;
 mod request;
 mod script;
+mod sentinel;
+mod servers;
+mod standalone;
 mod supervisor;
 #[cfg(feature = "redis-tls")]
 mod tls;

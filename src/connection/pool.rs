@@ -1,25 +1,31 @@
 //! Pools of connections for what needs one of its own.
 
 use crate::{
-    connection::{config::Config, topology::Topology},
+    connection::{config::Config, standalone::Standalone, topology::Topology as _},
     store::StoreError,
 };
 use deadpool_redis::{Manager, Pool, Runtime};
 use redis::AsyncConnectionConfig;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-/// Both are made at once, but neither opens a connection before it is asked for one.
+/// The pools of one server. Neither opens a connection before it is asked for one.
 pub(super) struct Pools {
+    address: Arc<str>,
     bounded: Pool,
     blocking: Pool,
 }
 
 impl Pools {
-    pub(super) fn new(topology: &dyn Topology, config: &Config) -> Result<Self, StoreError> {
+    pub(super) fn new(server: &Standalone, config: &Config) -> Result<Self, StoreError> {
         Ok(Self {
-            bounded: pool(topology, config, config.pool_size, Some(config.pool_deadline))?,
-            blocking: pool(topology, config, config.blocking_pool_size, None)?,
+            address: server.address(),
+            bounded: pool(server, config, config.pool_size, Some(config.pool_deadline))?,
+            blocking: pool(server, config, config.blocking_pool_size, None)?,
         })
+    }
+
+    pub(super) fn address(&self) -> Arc<str> {
+        self.address.clone()
     }
 
     pub(super) fn bounded(&self) -> Pool {
@@ -39,7 +45,7 @@ fn usable(pool: &Pool) -> Pool {
 }
 
 fn pool(
-    topology: &dyn Topology,
+    server: &Standalone,
     config: &Config,
     size: usize,
     response: Option<Duration>,
@@ -48,7 +54,7 @@ fn pool(
     let limit = Some(config.connect_timeout);
     let connections =
         AsyncConnectionConfig::new().set_connection_timeout(limit).set_response_timeout(response);
-    let manager = Manager::new_with_config(topology.connection_info()?, connections)
+    let manager = Manager::new_with_config(server.connection_info()?, connections)
         .map_err(|error| wrong(&error))?;
     Pool::builder(manager)
         .max_size(size)

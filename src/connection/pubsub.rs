@@ -5,11 +5,8 @@
 
 use crate::{
     connection::{
-        backoff::Backoff,
-        dial::{Dialer, isolated},
-        error,
-        handle::WeakConnection,
-        supervisor::STEADY,
+        backoff::Backoff, config::Config, dial::isolated, error, handle::WeakConnection,
+        supervisor::STEADY, topology::Topology,
     },
     pubsub::{Channels, Hint, Hints, Relay},
     store::{StoreError, StoreFuture},
@@ -42,12 +39,18 @@ const PING_AFTER: Duration = Duration::from_secs(5);
 /// Channels in one SUBSCRIBE.
 const CHUNK: usize = 512;
 
-/// Hints through the server that `dialer` leads to.
-pub(super) fn hints(dialer: Dialer, publisher: WeakConnection, runtime: Handle) -> Hints {
+/// Hints through the server that `topology` leads to.
+pub(super) fn hints(
+    topology: Arc<dyn Topology>,
+    config: Arc<Config>,
+    publisher: WeakConnection,
+    runtime: Handle,
+) -> Hints {
     Hints::relayed(|channels| {
         Arc::new(RedisRelay {
             feed: Arc::new(Feed {
-                dialer,
+                topology,
+                config,
                 channels,
                 changed: Mutex::default(),
                 wake: Notify::new(),
@@ -87,7 +90,8 @@ impl Relay for RedisRelay {
 
 /// Keeps the connection, and keeps the server's set of channels equal to the one here.
 struct Feed {
-    dialer: Dialer,
+    topology: Arc<dyn Topology>,
+    config: Arc<Config>,
     channels: Arc<Channels>,
     /// Channels that gained their first subscriber or lost their last since the last look.
     changed: Mutex<HashSet<Arc<str>>>,
@@ -96,7 +100,7 @@ struct Feed {
 
 impl Feed {
     async fn run(self: Arc<Self>) {
-        let config = &self.dialer.config;
+        let config = &self.config;
         let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
         let mut in_force = true;
         loop {
@@ -122,10 +126,10 @@ impl Feed {
     }
 
     async fn connect(&self) -> Result<PubSub, StoreError> {
-        let limit = self.dialer.config.connect_timeout;
-        let topology = &self.dialer.topology;
+        let limit = self.config.connect_timeout;
+        let topology = &self.topology;
         let stream = topology.open(limit).await?;
-        let settings = topology.login().redis_settings();
+        let settings = topology.site().login.redis_settings();
         match timeout(limit, PubSub::new(&settings, stream)).await {
             Ok(Ok(pubsub)) => Ok(pubsub),
             Ok(Err(error)) => Err(error::refused("the pub/sub login", error)),
@@ -226,7 +230,7 @@ impl Feed {
         name: &str,
         answer: impl Future<Output = RedisResult<T>>,
     ) -> Result<T, StoreError> {
-        let limit = self.dialer.config.connect_timeout;
+        let limit = self.config.connect_timeout;
         match timeout(limit, answer).await {
             Ok(answer) => answer.map_err(|error| error::refused(name, error)),
             Err(_) => Err(StoreError::timeout(name, limit)),

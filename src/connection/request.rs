@@ -1,17 +1,30 @@
 //! What a link can send: a command, a script call or a batch.
 
-use crate::connection::{error, script::Call};
-use redis::{Cmd, RedisResult, Value, aio::MultiplexedConnection};
+use crate::connection::{
+    cluster::{Redirect, slot_of},
+    error,
+    script::Call,
+};
+use redis::{Cmd, Pipeline, RedisResult, Value, aio::MultiplexedConnection};
 use std::{borrow::Cow, future::Future};
 
 /// Something that goes out in one piece and is answered in one piece.
 pub(super) trait Request: Send + Sync {
     type Reply: Send;
 
+    /// `asking` says that the server was named by an `ASK`: it takes the request only with a word
+    /// before it.
     fn send(
         &self,
         connection: &mut MultiplexedConnection,
+        asking: bool,
     ) -> impl Future<Output = RedisResult<Self::Reply>> + Send;
+
+    /// The slot of its keys in a cluster; `None` if any server can answer it.
+    fn slot(&self) -> Option<u16>;
+
+    /// The server that the answer names in place of an answer.
+    fn redirect(reply: &Self::Reply) -> Option<Redirect>;
 
     /// What errors call it: never an argument.
     fn name(&self) -> Cow<'static, str>;
@@ -69,8 +82,23 @@ pub(super) fn reads(cmd: &Cmd) -> bool {
 impl Request for Cmd {
     type Reply = Value;
 
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
-        connection.send_packed_command(self).await
+    async fn send(
+        &self,
+        connection: &mut MultiplexedConnection,
+        asking: bool,
+    ) -> RedisResult<Value> {
+        match asking {
+            false => connection.send_packed_command(self).await,
+            true => ask(connection, self).await,
+        }
+    }
+
+    fn slot(&self) -> Option<u16> {
+        slot_of(self)
+    }
+
+    fn redirect(reply: &Value) -> Option<Redirect> {
+        Redirect::read(reply)
     }
 
     fn name(&self) -> Cow<'static, str> {
@@ -93,8 +121,20 @@ impl Request for Cmd {
 impl Request for Call {
     type Reply = Value;
 
-    async fn send(&self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
-        connection.send_packed_command(&self.cmd).await
+    async fn send(
+        &self,
+        connection: &mut MultiplexedConnection,
+        asking: bool,
+    ) -> RedisResult<Value> {
+        self.cmd.send(connection, asking).await
+    }
+
+    fn slot(&self) -> Option<u16> {
+        self.cmd.slot()
+    }
+
+    fn redirect(reply: &Value) -> Option<Redirect> {
+        Redirect::read(reply)
     }
 
     fn name(&self) -> Cow<'static, str> {
@@ -112,6 +152,19 @@ impl Request for Call {
 
     fn may_go_again(&self, reply: &Value) -> bool {
         error::is_not_now(reply)
+    }
+}
+
+/// In one piece, so that no other request comes between the word and the one that it is for.
+async fn ask(connection: &mut MultiplexedConnection, cmd: &Cmd) -> RedisResult<Value> {
+    let mut pipeline = Pipeline::with_capacity(2);
+    pipeline.cmd("ASKING").add_command(cmd.clone());
+    let mut replies = connection.send_packed_commands(&pipeline, 0, 2).await?;
+    let reply = replies.pop();
+    match replies.pop() {
+        // A right that the user lacks.
+        Some(refusal @ Value::ServerError(_)) => Ok(refusal),
+        _ => Ok(reply.unwrap_or(Value::Nil)),
     }
 }
 

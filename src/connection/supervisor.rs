@@ -12,6 +12,7 @@ use crate::{
         dial::Dialer,
         health::{Health, State},
         link::Link,
+        topology::Topology,
     },
     store::StoreError,
     telemetry,
@@ -37,11 +38,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(link: Arc<Link>, address: Arc<str>) -> Self {
-        Self {
-            link: ArcSwapOption::new(Some(link)),
-            health: watch::Sender::new(Health::new(address)),
-        }
+    /// With the first link, or before it.
+    pub(super) fn new(link: Option<Arc<Link>>, address: Arc<str>) -> Self {
+        let health = match &link {
+            Some(_) => Health::up(address),
+            None => Health::connecting(address),
+        };
+        Self { link: ArcSwapOption::new(link), health: watch::Sender::new(health) }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -56,20 +59,30 @@ impl Shared {
         }
     }
 
-    /// The same, but waits for one at most `limit`.
-    pub(super) async fn link_within(&self, limit: Duration) -> Result<Arc<Link>, StoreError> {
-        let wait = async {
-            let mut health = self.health.subscribe();
-            loop {
-                if let Ok(link) = self.link() {
-                    return link;
-                }
-                if health.changed().await.is_err() {
-                    future::pending::<()>().await;
-                }
+    /// The same, but waits for one: at most `limit`, and while the very first is being made, at most
+    /// `first`.
+    pub(super) async fn link_within(
+        &self,
+        limit: Duration,
+        first: Duration,
+    ) -> Result<Arc<Link>, StoreError> {
+        let link = self.link();
+        if link.is_ok() {
+            return link;
+        }
+        let mut health = self.health.subscribe();
+        let mut until = async |give_up: fn(&Health) -> bool| loop {
+            match self.link() {
+                Err(_) if !give_up(&health.borrow_and_update()) => {}
+                link => return link,
+            }
+            if health.changed().await.is_err() {
+                future::pending::<()>().await;
             }
         };
-        timeout(limit, wait).await.map_err(|_| self.unavailable())
+        let _ = timeout(first, until(|health| !health.is_connecting())).await;
+        let _ = timeout(limit, until(|_| false)).await;
+        self.link()
     }
 
     fn unavailable(&self) -> StoreError {
@@ -89,8 +102,9 @@ impl Shared {
         })
     }
 
-    fn up(&self, link: Arc<Link>, new: bool) {
+    fn up(&self, link: Arc<Link>, new: bool, topology: &dyn Topology) {
         self.link.store(Some(link));
+        self.health.send_modify(|health| health.address = topology.address());
         self.change(State::Up, None, new);
     }
 
@@ -122,22 +136,33 @@ impl Shared {
 pub(super) fn supervise(
     shared: Arc<Shared>,
     dialer: Dialer,
-    link: Arc<Link>,
+    first: Option<Arc<Link>>,
 ) -> impl Future<Output = ()> + Send + 'static {
     // Made here, so that it is dropped also when the runtime ends before the first poll.
     let orphans = Orphans(shared.clone());
     async move {
         let _orphans = orphans;
-        keep_up(&shared, &dialer, link).await
+        keep_up(&shared, &dialer, first).await
     }
 }
 
-async fn keep_up(shared: &Shared, dialer: &Dialer, mut link: Arc<Link>) {
-    let config = dialer.config.clone();
+async fn keep_up(shared: &Shared, dialer: &Dialer, first: Option<Arc<Link>>) {
+    let Dialer { topology, config } = dialer;
     let mut backoff = Backoff::new(config.backoff_min, config.backoff_max);
+    let mut link = match first {
+        Some(link) => link,
+        None => {
+            let link = Arc::new(redial(shared, dialer, &mut backoff).await);
+            shared.up(link.clone(), true, &**topology);
+            link
+        }
+    };
     loop {
         let born = Instant::now();
-        let end = watch_over(shared, &link, &config).await;
+        let end = tokio::select! {
+            end = watch_over(shared, &link, config) => end,
+            () = topology.moved() => End::moved(&topology.address()),
+        };
         let suspect = end.may_return.then_some(link);
         shared.down(end.reason);
         let steady = born.elapsed() >= STEADY;
@@ -155,12 +180,12 @@ async fn keep_up(shared: &Shared, dialer: &Dialer, mut link: Arc<Link>) {
             biased;
             old = returned(suspect) => {
                 old.close_breaker();
-                shared.up(old.clone(), false);
+                shared.up(old.clone(), false, &**topology);
                 old
             }
             new = redial => {
                 let new = Arc::new(new);
-                shared.up(new.clone(), true);
+                shared.up(new.clone(), true, &**topology);
                 new
             }
         };
@@ -195,6 +220,13 @@ struct End {
 impl End {
     fn closed() -> Self {
         Self { reason: "the server closed the link".into(), may_return: false }
+    }
+
+    fn moved(address: &str) -> Self {
+        Self {
+            reason: format!("{address} is no longer the server that takes writes"),
+            may_return: false,
+        }
     }
 
     fn silent(limit: Duration) -> Self {

@@ -138,26 +138,35 @@ pub(super) fn choose_provider() {
     }
 }
 
-/// Does the handshake with one server.
+/// Does the handshake with the servers that share these settings.
 pub(super) struct Connector {
     config: TlsConnector,
-    name: ServerName<'static>,
+    server_name: Option<String>,
 }
 
 impl Connector {
-    pub(super) fn new(tls: &Tls, host: &str) -> Result<Self, StoreError> {
-        let name = tls.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| {
+    pub(super) fn new(tls: &Tls) -> Result<Self, StoreError> {
+        let config = Arc::new(client_config(tls)?).into();
+        Ok(Self { config, server_name: tls.server_name.clone() })
+    }
+
+    /// The name that the certificate of the server at `host` must bear.
+    pub(super) fn name(&self, host: &str) -> Result<ServerName<'static>, StoreError> {
+        let name = self.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(name.to_owned()).map_err(|_| {
             StoreError::config(format!("{name:?} is not a host name that a certificate can bear"))
-        })?;
-        Ok(Self { config: Arc::new(client_config(tls)?).into(), name })
+        })
     }
 
     /// The handshake, and one answer: in TLS 1.3 a server looks at the client's certificate only
     /// after the client's side of the handshake is complete, and its refusal comes as an alert in
     /// place of the first answer.
-    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let mut stream = self.config.connect(self.name.clone(), stream).await?;
+    pub(super) async fn connect(
+        &self,
+        name: ServerName<'static>,
+        stream: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut stream = self.config.connect(name, stream).await?;
         // If the server has hung up already, what it said can still be read.
         let _ = stream.write_all(b"PING\r\n").await;
         let _ = stream.flush().await;
@@ -332,7 +341,8 @@ mod tests {
     use super::*;
 
     fn refused(tls: &Tls, host: &str) -> String {
-        let Err(error) = Connector::new(tls, host) else { panic!("{tls:?} was taken") };
+        let name = Connector::new(tls).and_then(|connector| connector.name(host));
+        let Err(error) = name else { panic!("{tls:?} was taken") };
         assert!(error.is_config());
         error.to_string()
     }
@@ -348,7 +358,7 @@ mod tests {
         let foreign = Tls::new().ca(&*pem).client_certificate(&*pem, &*other);
         assert!(refused(&foreign, "localhost").contains("client certificate"));
         assert!(refused(&Tls::new().ca(&*pem), "no host").contains("no host"));
-        assert!(Connector::new(&Tls::new().ca(&*pem).client_certificate(pem, key), "h").is_ok());
+        assert!(Connector::new(&Tls::new().ca(&*pem).client_certificate(pem, key)).is_ok());
     }
 
     #[test]

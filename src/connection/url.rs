@@ -1,15 +1,24 @@
 //! Reads a connection URL, and shows one without its secrets.
 
+mod query;
+mod redacted;
+
+pub(super) use self::redacted::redacted;
+
+use self::query::{decode, split_query};
 use crate::store::StoreError;
-use std::{borrow::Cow, fmt, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 const EXAMPLE: &str = "redis://user:password@host:6379/0";
-const DEFAULT_PORT: u16 = 6379;
+const SENTINEL_EXAMPLE: &str =
+    "redis+sentinel://user:password@host1:26379,host2:26379/master-name/0";
+const PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
-/// Where the server is and how to log in.
-#[derive(Clone, PartialEq, Eq)]
+/// Where the state lives and how to log in there.
+#[derive(Clone)]
 pub(super) struct Target {
-    pub(super) address: Address,
+    pub(super) place: Place,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: u32,
@@ -17,7 +26,27 @@ pub(super) struct Target {
     pub(super) tls: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What kind of deployment it is.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Server(Address),
+    Sentinel(Watched),
+    /// Some nodes of the cluster: they know the others.
+    Cluster(Vec<Address>),
+}
+
+/// A server that Sentinel watches.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Watched {
+    pub(super) sentinels: Vec<Address>,
+    /// What the sentinels call it.
+    pub(super) name: String,
+    /// How to log in at the sentinels.
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Address {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
@@ -41,53 +70,133 @@ pub(super) fn parse(url: &str) -> Result<Target, StoreError> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(wrong(format!("has no scheme; write {EXAMPLE}")));
     };
-    match scheme {
-        "redis" | "valkey" => tcp(rest, false).map_err(wrong),
-        "rediss" | "valkeys" if cfg!(feature = "redis-tls") => tcp(rest, true).map_err(wrong),
-        "unix" | "redis+unix" | "valkey+unix" => unix(rest).map_err(wrong),
-        "rediss" | "valkeys" => Err(wrong(
-            "asks for TLS, and towerkeep was built without its feature `redis-tls`; enable it, or use \
-             redis:// on a private network"
+    let (base, kind) = scheme.split_once(['+', '-']).unwrap_or((scheme, ""));
+    let tls = match base {
+        "redis" | "valkey" => false,
+        "rediss" | "valkeys" if cfg!(feature = "redis-tls") => true,
+        "rediss" | "valkeys" => {
+            return Err(wrong(
+                "asks for TLS, and towerkeep was built without its feature `redis-tls`; enable it, \
+                 or use redis:// on a private network"
+                    .into(),
+            ));
+        }
+        "unix" if kind.is_empty() => return unix(rest).map_err(wrong),
+        _ => return Err(wrong(unknown_scheme(scheme))),
+    };
+    match kind {
+        "" => Authority::split(rest, PORT).and_then(|authority| server(authority, tls)),
+        "unix" if !tls => unix(rest),
+        "sentinel" => {
+            Authority::split(rest, SENTINEL_PORT).and_then(|authority| sentinel(authority, tls))
+        }
+        "cluster" => Authority::split(rest, PORT).and_then(|authority| cluster(authority, tls)),
+        _ => Err(unknown_scheme(scheme)),
+    }
+    .map_err(wrong)
+}
+
+fn unknown_scheme(scheme: &str) -> String {
+    format!(
+        "has the scheme {scheme:?}, which is not Redis; use redis://host:port, rediss:// for TLS, \
+         unix:///path, redis+sentinel:// or redis+cluster://"
+    )
+}
+
+/// `[user[:password]@]host[:port][,host…][/path][?settings]`
+struct Authority<'a> {
+    username: Option<String>,
+    password: Option<String>,
+    hosts: Vec<Address>,
+    path: &'a str,
+    query: query::Query,
+}
+
+impl<'a> Authority<'a> {
+    fn split(rest: &'a str, default_port: u16) -> Result<Self, String> {
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        if tail.contains('@') {
+            return Err(
+                "has a '/', '?' or '#' before its '@'; in a password write them as %2F, %3F and \
+                 %23"
                 .into(),
-        )),
-        other => Err(wrong(format!(
-            "has the scheme {other:?}, which is not Redis; use redis://host:port or unix:///path"
-        ))),
+            );
+        }
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (login.split_once(':').unwrap_or((login, "")), hosts),
+            None => (("", ""), authority),
+        };
+        let (path, query) = split_query(tail)?;
+        let (user, password) = login;
+        Ok(Self {
+            username: decode(user, "user name")?.or_else(|| query.username.clone()),
+            password: decode(password, "password")?.or_else(|| query.password.clone()),
+            hosts: hosts
+                .split(',')
+                .map(|host| host_and_port(host, default_port))
+                .collect::<Result<_, _>>()?,
+            path: path.trim_matches('/'),
+            query,
+        })
+    }
+
+    fn target(self, place: Place, database: Option<u32>, tls: bool) -> Result<Target, String> {
+        let Self { username, password, query, .. } = self;
+        let sentinel = query.sentinel_username.is_some() || query.sentinel_password.is_some();
+        if sentinel && !matches!(place, Place::Sentinel(_)) {
+            return Err(format!("logs in at a Sentinel and names none; write {SENTINEL_EXAMPLE}"));
+        }
+        let database = database.or(query.database).unwrap_or(0);
+        Ok(Target { place, username, password, database, resp3: query.resp3, tls })
     }
 }
 
-fn tcp(rest: &str, tls: bool) -> Result<Target, String> {
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(end);
-    if tail.contains('@') {
-        return Err(
-            "has a '/', '?' or '#' before its '@'; in a password write them as %2F, %3F and %23"
-                .into(),
-        );
+fn server(mut authority: Authority<'_>, tls: bool) -> Result<Target, String> {
+    let database = match authority.path {
+        "" => None,
+        number => Some(database(number)?),
+    };
+    match authority.hosts.pop() {
+        Some(address) if authority.hosts.is_empty() => {
+            authority.target(Place::Server(address), database, tls)
+        }
+        _ => Err(format!(
+            "names several hosts; write redis+cluster://host1,host2 for a cluster, or \
+             {SENTINEL_EXAMPLE} for Sentinel"
+        )),
     }
-    let (login, place) = match authority.rsplit_once('@') {
-        Some((login, place)) => (Some(login), place),
-        None => (None, authority),
+}
+
+fn sentinel(mut authority: Authority<'_>, tls: bool) -> Result<Target, String> {
+    let (name, number) = match authority.path.split_once('/') {
+        Some((name, number)) => (name, Some(database(number)?)),
+        None => (authority.path, None),
     };
-    let (path, query) = split_query(tail)?;
-    let (username, password) = match login.map(|login| login.split_once(':').unwrap_or((login, "")))
-    {
-        Some((user, password)) => (decode(user, "user name")?, decode(password, "password")?),
-        None => (None, None),
+    let Some(name) = decode(name, "master name")? else {
+        return Err(format!(
+            "does not say which master the sentinels watch; write {SENTINEL_EXAMPLE}"
+        ));
     };
-    let database = match path.trim_matches('/') {
-        "" => query.database.unwrap_or(0),
+    let place = Place::Sentinel(Watched {
+        sentinels: std::mem::take(&mut authority.hosts),
+        name,
+        username: authority.query.sentinel_username.clone(),
+        password: authority.query.sentinel_password.clone(),
+    });
+    authority.target(place, number, tls)
+}
+
+fn cluster(mut authority: Authority<'_>, tls: bool) -> Result<Target, String> {
+    let database = match authority.path {
+        "" => authority.query.database.unwrap_or(0),
         number => database(number)?,
     };
-    let (host, port) = host_and_port(place)?;
-    Ok(Target {
-        address: Address::Tcp { host, port },
-        username: username.or(query.username),
-        password: password.or(query.password),
-        database,
-        resp3: query.resp3,
-        tls,
-    })
+    if database != 0 {
+        return Err(format!("asks for the database {database}, and a cluster has only 0"));
+    }
+    let hosts = std::mem::take(&mut authority.hosts);
+    authority.target(Place::Cluster(hosts), None, tls)
 }
 
 fn unix(rest: &str) -> Result<Target, String> {
@@ -100,7 +209,7 @@ fn unix(rest: &str) -> Result<Target, String> {
     }
     let path = decode(path, "path")?.unwrap_or_default();
     Ok(Target {
-        address: Address::Unix(PathBuf::from(path)),
+        place: Place::Server(Address::Unix(PathBuf::from(path))),
         username: query.username,
         password: query.password,
         database: query.database.unwrap_or(0),
@@ -109,7 +218,7 @@ fn unix(rest: &str) -> Result<Target, String> {
     })
 }
 
-fn host_and_port(place: &str) -> Result<(String, u16), String> {
+fn host_and_port(place: &str, default_port: u16) -> Result<Address, String> {
     let (host, port) = if let Some(inside) = place.strip_prefix('[') {
         let Some((host, after)) = inside.split_once(']') else {
             return Err("has a '[' without its ']'; write redis://[::1]:6379".into());
@@ -125,7 +234,7 @@ fn host_and_port(place: &str) -> Result<(String, u16), String> {
         return Err(format!("has no host; write {EXAMPLE}"));
     }
     let port = match port {
-        None | Some("") => DEFAULT_PORT,
+        None | Some("") => default_port,
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => match port.parse() {
             Ok(port) if port > 0 => port,
             _ => return Err(format!("has the port {port}; ports go from 1 to 65535")),
@@ -138,111 +247,13 @@ fn host_and_port(place: &str) -> Result<(String, u16), String> {
             ));
         }
     };
-    Ok((host.to_owned(), port))
+    Ok(Address::Tcp { host: host.to_owned(), port })
 }
 
 fn database(number: &str) -> Result<u32, String> {
     number.parse().map_err(|_| {
         format!("has the database {number:?}; it is a number such as 0: redis://host:6379/0")
     })
-}
-
-#[derive(Default)]
-struct Query {
-    username: Option<String>,
-    password: Option<String>,
-    database: Option<u32>,
-    resp3: bool,
-}
-
-/// Splits the path from the query, and refuses what is not known: a setting that is read over in
-/// silence is worse than an error.
-fn split_query(tail: &str) -> Result<(&str, Query), String> {
-    if tail.contains('#') {
-        // What follows it is not shown: it may be the rest of a password.
-        return Err("has a '#', which means nothing here; in a password write it as %23".into());
-    }
-    let (path, text) = tail.split_once('?').unwrap_or((tail, ""));
-    let mut query = Query::default();
-    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match (name, value) {
-            ("protocol", "resp3" | "3") => query.resp3 = true,
-            ("protocol", "resp2" | "2") => query.resp3 = false,
-            ("protocol", other) => {
-                return Err(format!("has the protocol {other:?}; it is resp2 or resp3"));
-            }
-            ("db", number) => query.database = Some(database(number)?),
-            ("user", name) => query.username = decode(name, "user name")?,
-            ("pass", password) => query.password = decode(password, "password")?,
-            // It is not shown: an '&' in a password makes a setting of its rest.
-            _ if query.password.is_some() => {
-                return Err(
-                    "has a setting after `pass` that is not known; in a password write '&' \
-                            as %26"
-                        .into(),
-                );
-            }
-            (other, _) => {
-                return Err(format!(
-                    "has the setting {other:?}; known are protocol, db, user and pass"
-                ));
-            }
-        }
-    }
-    Ok((path, query))
-}
-
-/// Percent-decodes; empty is none.
-fn decode(text: &str, what: &str) -> Result<Option<String>, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) else {
-            return Err(format!("has a '%' in its {what} without two hex digits; write it as %25"));
-        };
-        bytes.push(byte);
-        rest = &after[2..];
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| format!("has a {what} that is not UTF-8 after percent-decoding"))?;
-    Ok(Some(text).filter(|text| !text.is_empty()))
-}
-
-/// The URL without what may be a password, also when it is not a proper URL.
-pub(super) fn redacted(url: &str) -> Cow<'_, str> {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let (scheme, rest) = url.split_at(start);
-    if let Some(at) = rest.find("pass=").filter(|&at| rest[..at].contains('?')) {
-        // Whatever follows it may be a part of the password.
-        let (before, _) = rest.split_at(at);
-        return Cow::Owned(format!("{}pass=***", redacted(&url[..start + before.len()])));
-    }
-    if let Some((login, place)) = rest.rsplit_once('@') {
-        let user = match login.split_once(':') {
-            Some((user, _)) => user,
-            None => "",
-        };
-        let user = if user.is_empty() || user.contains(['/', '?', '#']) { "" } else { user };
-        return Cow::Owned(format!("{scheme}{user}:***@{place}"));
-    }
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (place, tail) = rest.split_at(end);
-    match place.rsplit_once(':') {
-        // A forgotten '@' makes a port of a password.
-        Some((host, port))
-            if !place.starts_with('[') && !port.bytes().all(|byte| byte.is_ascii_digit()) =>
-        {
-            Cow::Owned(format!("{scheme}{host}:***{tail}"))
-        }
-        _ => Cow::Borrowed(url),
-    }
 }
 
 #[cfg(test)]
@@ -259,24 +270,60 @@ mod tests {
         error.to_string()
     }
 
+    fn address(target: &Target) -> String {
+        let Place::Server(address) = &target.place else { panic!("one server") };
+        address.to_string()
+    }
+
     #[test]
     fn reads_every_part_of_a_url() {
         let full = target("redis://us%65r:p%40ss@db.example:7000/3?protocol=resp3");
-        assert_eq!(full.address, Address::Tcp { host: "db.example".into(), port: 7000 });
+        assert_eq!(address(&full), "db.example:7000");
         assert_eq!(full.username.as_deref(), Some("user"));
         assert_eq!(full.password.as_deref(), Some("p@ss"));
         assert_eq!((full.database, full.resp3), (3, true));
 
         let short = target("valkey://localhost");
-        assert_eq!(short.address.to_string(), "localhost:6379");
+        assert_eq!(address(&short), "localhost:6379");
         assert_eq!((short.username, short.password, short.database), (None, None, 0));
 
         let only_password = target("redis://:secret@localhost/");
         assert_eq!((only_password.username, only_password.password), (None, Some("secret".into())));
 
-        assert_eq!(target("redis://[::1]:6380").address.to_string(), "[::1]:6380");
+        assert_eq!(address(&target("redis://[::1]:6380")), "[::1]:6380");
         // An unescaped '@' in a password is unambiguous: the last one ends the login.
         assert_eq!(target("redis://u:p@ss@h").password.as_deref(), Some("p@ss"));
+    }
+
+    #[test]
+    fn reads_sentinels_and_the_name_of_their_master() {
+        let schemes = ["redis+sentinel", "valkey+sentinel", "redis-sentinel"];
+        for scheme in schemes {
+            let target = target(&format!(
+                "{scheme}://user:pw@a,b:7000,[::1]/shop%2Fdb/2?sentinel_user=s&sentinel_pass=p"
+            ));
+            let Place::Sentinel(watched) = &target.place else { panic!("{scheme}") };
+            let hosts: Vec<_> = watched.sentinels.iter().map(ToString::to_string).collect();
+            assert_eq!(hosts, ["a:26379", "b:7000", "[::1]:26379"]);
+            assert_eq!((watched.name.as_str(), target.database), ("shop/db", 2));
+            assert_eq!(watched.username.as_deref(), Some("s"));
+            assert_eq!(watched.password.as_deref(), Some("p"));
+            assert_eq!(target.username.as_deref(), Some("user"));
+            assert_eq!(target.password.as_deref(), Some("pw"));
+        }
+    }
+
+    #[test]
+    fn reads_some_nodes_of_a_cluster() {
+        for url in ["redis+cluster://:pw@a:1,b", "valkey-cluster://:pw@a:1,b/0?db=0"] {
+            let target = target(url);
+            let Place::Cluster(seeds) = &target.place else { panic!("{url}") };
+            let seeds: Vec<_> = seeds.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                (seeds, target.password.as_deref()),
+                (vec!["a:1".into(), "b:6379".into()], Some("pw"))
+            );
+        }
     }
 
     #[cfg(unix)]
@@ -286,7 +333,7 @@ mod tests {
             ["unix:///run/redis.sock?db=2&pass=x", "redis+unix:///run/redis.sock?db=2&pass=x"]
         {
             let unix = target(url);
-            assert_eq!(unix.address, Address::Unix("/run/redis.sock".into()));
+            assert_eq!(address(&unix), "/run/redis.sock");
             assert_eq!((unix.database, unix.password.as_deref()), (2, Some("x")));
         }
         assert!(error("unix://run/redis.sock").contains("unix:///"));
@@ -309,6 +356,14 @@ mod tests {
             ("redis:///0", "no host", "redis://"),
             ("redis://localhost?protocol=4", "\"4\"", "resp3"),
             ("redis://localhost?ssl=true", "\"ssl\"", "protocol"),
+            ("redis://a,b", "several hosts", "redis+cluster://"),
+            ("redis://a,", "no host", "redis://"),
+            ("redis+cluster://a/1", "database 1", "only 0"),
+            ("redis+cluster://a?db=1", "database 1", "only 0"),
+            ("redis+sentinel://a,b", "which master", "/master-name"),
+            ("redis+sentinel://a/name/x", "\"x\"", "number"),
+            ("redis://a?sentinel_user=x", "names none", "redis+sentinel://"),
+            ("redis+carrier://a", "redis+carrier", "redis+sentinel://"),
             ("redis://u:100%@h", "'%'", "%25"),
             ("redis://u:a/b@h", "'@'", "%2F"),
         ] {
@@ -340,6 +395,13 @@ mod tests {
             "redis://user:hunter2@host/x?pass=hunter2",
             "unix://x?pass=a@hunter2",
             "unix:///x?db=x&pass=a/hunter2",
+            "redis+sentinel://user:hunter2@a,b",
+            "redis+sentinel://a/name/x?sentinel_pass=hunter2",
+            "redis+sentinel://a/name?sentinel_pass=a&hunter2",
+            "redis+sentinel://a,hunter2@b:x/name",
+            "redis+cluster://user:hunter2@a,b/1",
+            "redis+cluster://a,user:hunter2",
+            "redis+cluster://user:hunter2,b:6379",
         ] {
             let error = error(url);
             assert!(!error.contains("hunter2"), "{url}: {error}");

@@ -106,7 +106,7 @@ pub(super) async fn denied(
     prefix: &str,
 ) -> Result<Vec<Denied>, StoreError> {
     let failed = |error: &dyn std::error::Error| StoreError::refused(error.to_string());
-    let pooled = connection.pool().get().await.map_err(|error| failed(&error))?;
+    let pooled = connection.pool()?.get().await.map_err(|error| failed(&error))?;
     // It is closed at the end, so nothing of the transaction can outlive this call.
     let mut own = deadpool_redis::Connection::take(pooled);
     redis::cmd("MULTI").exec_async(&mut own).await.map_err(|error| failed(&error))?;

@@ -108,7 +108,7 @@ async fn a_unix_socket_works_and_a_missing_one_is_named() {
     assert_eq!(connection.health().address.as_ref(), path.to_str().unwrap());
     let pooled: String = redis::cmd("GET")
         .arg("k")
-        .query_async(&mut connection.pool().get().await.unwrap())
+        .query_async(&mut connection.pool().unwrap().get().await.unwrap())
         .await
         .unwrap();
     assert_eq!(pooled, "v");

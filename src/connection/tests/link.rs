@@ -2,8 +2,11 @@ use super::server::{Proxy, Server, until};
 use crate::{
     connection::{
         Config, Connection, State,
-        topology::{BoxFuture, Login, Standalone, Stream, Topology},
-        url,
+        dial::Dialer,
+        servers::Servers,
+        standalone::{Site, Standalone},
+        topology::{BoxFuture, Stream, Topology},
+        url::{self, Place},
     },
     store::StoreError,
 };
@@ -193,22 +196,26 @@ impl Topology for Panics {
         self.real.address()
     }
 
-    fn login(&self) -> &Login {
-        self.real.login()
+    fn site(&self) -> &Site {
+        self.real.site()
     }
 
-    fn connection_info(&self) -> Result<redis::ConnectionInfo, StoreError> {
-        self.real.connection_info()
+    fn server(&self) -> Result<Standalone, StoreError> {
+        self.real.server()
     }
 }
 
 #[tokio::test]
 async fn a_panic_while_dialling_is_one_failed_attempt() {
     let server = Server::start().await;
-    let config = Config::new(server.url());
-    let real = Standalone::new(url::parse(&server.url()).unwrap(), &config).unwrap();
+    let config = Arc::new(Config::new(server.url()));
+    let target = url::parse(&server.url()).unwrap();
+    let site = Site::new(&target, &config).unwrap();
+    let Place::Server(address) = target.place else { panic!("one server") };
+    let real = Standalone::new(address, site).unwrap();
     let topology = Arc::new(Panics { real, dials: AtomicU64::new(0) });
-    let connection = Connection::over(topology.clone(), config).await.unwrap();
+    let dialer = Dialer { topology: topology.clone(), config: config.clone() };
+    let connection = Connection::over(Servers::one(dialer).await.unwrap(), config);
     let other = server.connect().await;
     let kill = redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").take();
     other.query::<()>(&kill).await.unwrap();
@@ -251,11 +258,11 @@ fn a_runtime_that_ended_is_named_as_the_cause() {
 async fn the_pools_work_beside_the_link() {
     let server = Server::start().await;
     let connection = server.connect().await;
-    let mut blocked = connection.blocking_pool().get().await.unwrap();
+    let mut blocked = connection.blocking_pool().unwrap().get().await.unwrap();
     let pop = tokio::spawn(async move {
         redis::cmd("BLPOP").arg("queue").arg(10).query_async::<(String, String)>(&mut blocked).await
     });
-    let mut transaction = connection.pool().get().await.unwrap();
+    let mut transaction = connection.pool().unwrap().get().await.unwrap();
     let (value,): (i64,) = {
         redis::cmd("WATCH").arg("n").query_async::<()>(&mut transaction).await.unwrap();
         redis::pipe().atomic().incr("n", 5).query_async(&mut transaction).await.unwrap()

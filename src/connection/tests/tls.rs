@@ -128,7 +128,7 @@ async fn the_link_the_pools_and_the_hints_all_speak_tls_and_come_back_after_a_re
     let connection = server.connect(tls).await.unwrap();
 
     connection.query::<()>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
-    let mut own = connection.pool().get().await.unwrap();
+    let mut own = connection.pool().unwrap().get().await.unwrap();
     let value: String = redis::cmd("GET").arg("k").query_async(&mut own).await.unwrap();
     assert_eq!(value, "v");
     let hints = connection.hints();
