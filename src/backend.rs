@@ -134,7 +134,8 @@ impl Backend {
         Health::memory()
     }
 
-    /// What the server says about itself: version, memory, counts, replication. One round trip.
+    /// What the server says about itself: version, memory, counts, replication. One round trip. Of a
+    /// cluster, one of its servers answers; [`infos`](Backend::infos) asks all.
     ///
     /// ```
     /// use towerkeep::{Backend, backend::ServerKind};
@@ -153,15 +154,31 @@ impl Backend {
     pub async fn info(&self) -> Result<Info, StoreError> {
         #[cfg(feature = "redis")]
         if let Some(connection) = &self.inner.connection {
-            let reply = connection.cmd(redis::cmd("INFO"), connection.deadline()).await?;
-            return Ok(info_text::Fields::parse(&info_text::text(reply)?).info());
+            return info_of(connection).await;
         }
         Ok(Info::memory())
     }
 
+    /// The same of every server that holds keys, with its address: those of a cluster, else one.
+    ///
+    /// # Errors
+    ///
+    /// As [`info`](Backend::info), of the first server that fails.
+    pub async fn infos(&self) -> Result<Vec<(String, Info)>, StoreError> {
+        #[cfg(feature = "redis")]
+        if let Some(connection) = &self.inner.connection {
+            let mut infos = Vec::new();
+            for server in connection.servers() {
+                infos.push((server.health().address.to_string(), info_of(&server).await?));
+            }
+            return Ok(infos);
+        }
+        Ok(vec![(self.to_string(), Info::memory())])
+    }
+
     /// The latest `limit` calls that the server found slow, its `slowlog-log-slower-than` (10 ms unless
     /// told), the newest first; at most `slowlog-max-len` are kept there. Calls of every application on
-    /// that server are among them. Empty in memory.
+    /// that server are among them; of a cluster, all servers are asked. Empty in memory.
     ///
     /// # Errors
     ///
@@ -172,8 +189,14 @@ impl Backend {
         if let (Some(connection), Some(keys)) = (&self.inner.connection, &self.inner.keys) {
             let mut get = redis::cmd("SLOWLOG");
             get.arg("GET").arg(limit);
-            let reply = connection.cmd(get, connection.deadline()).await?;
-            return Ok(slow_log::parse(reply, keys.prefix()));
+            let mut calls = Vec::new();
+            for server in connection.servers() {
+                let reply = server.cmd(get.clone(), server.deadline()).await?;
+                calls.extend(slow_log::parse(reply, keys.prefix()));
+            }
+            calls.sort_by_key(|call| std::cmp::Reverse(call.at));
+            calls.truncate(limit.try_into().unwrap_or(usize::MAX));
+            return Ok(calls);
         }
         let _ = limit;
         Ok(Vec::new())
@@ -197,6 +220,12 @@ impl Backend {
     pub async fn shutdown(&self, deadline: Duration) -> usize {
         self.inner.context.tasks.drain(deadline).await
     }
+}
+
+#[cfg(feature = "redis")]
+async fn info_of(connection: &Connection) -> Result<Info, StoreError> {
+    let reply = connection.cmd(redis::cmd("INFO"), connection.deadline()).await?;
+    Ok(info_text::Fields::parse(&info_text::text(reply)?).info())
 }
 
 impl fmt::Display for Backend {

@@ -8,7 +8,11 @@ mod permissions;
 mod rules;
 
 use super::Backend;
+#[cfg(feature = "redis")]
+use crate::{connection::Connection, key::Keys};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
+#[cfg(feature = "redis")]
+use std::sync::Arc;
 use std::{borrow::Cow, fmt};
 
 /// What [`Backend::doctor`] found. `Display` is for people, several lines; `Serialize` for machines.
@@ -120,6 +124,9 @@ impl Backend {
     /// | `slow-log` | slow calls of this crate in the last hour | warning |
     /// | `replication` | a replica that has not reported for 3 s | warning |
     ///
+    /// In a cluster every server that holds keys is examined; what does not hold for all of them stands
+    /// in the report with the addresses.
+    ///
     /// Only what the features that are compiled in need is looked at. It takes about twenty round
     /// trips and reads only. The permissions are asked for by queueing commands in a transaction on a
     /// connection of its own that is discarded, so none of them is run; a denied one shows in the
@@ -128,24 +135,83 @@ impl Backend {
     pub async fn doctor(&self) -> Report {
         #[cfg(feature = "redis")]
         if let (Some(connection), Some(keys)) = (&self.inner.connection, &self.inner.keys) {
-            let clock = &self.inner.context.clock;
-            let facts = match facts::gather(connection, keys.prefix(), clock).await {
-                Ok(facts) => facts,
-                Err(error) => {
-                    let mut report = Report::new(self, String::new());
-                    report.findings.push(rules::unreachable(&error));
-                    return report;
-                }
-            };
-            let server = facts.info.as_ref().map(|info| info.server.to_string());
-            let mut report = Report::new(self, server.unwrap_or_default());
-            rules::judge(&facts, &mut report);
-            report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-            return report;
+            // A cluster that has not answered yet has none.
+            if let Err(error) = connection.ping(connection.deadline()).await {
+                let mut report = Report::new(self, String::new());
+                report.findings.push(rules::unreachable(&error));
+                return report;
+            }
+            let mut reports = Vec::new();
+            for server in connection.servers() {
+                reports.push((server.health().address, self.examine(&server, keys).await));
+            }
+            return merged(reports);
         }
         let mut report = Report::new(self, String::new());
         report.findings.push(in_memory());
         report
+    }
+
+    #[cfg(feature = "redis")]
+    async fn examine(&self, server: &Connection, keys: &Keys) -> Report {
+        let clock = &self.inner.context.clock;
+        let facts = match facts::gather(server, keys.prefix(), clock).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                let mut report = Report::new(self, String::new());
+                report.findings.push(rules::unreachable(&error));
+                return report;
+            }
+        };
+        let program = facts.info.as_ref().map(|info| info.server.to_string());
+        let mut report = Report::new(self, program.unwrap_or_default());
+        rules::judge(&facts, &mut report);
+        report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        report
+    }
+}
+
+/// One report of all servers: what holds for every one of them stands there once, all else with the
+/// server's address.
+#[cfg(feature = "redis")]
+fn merged(mut reports: Vec<(Arc<str>, Report)>) -> Report {
+    let count = reports.len();
+    let mut findings = Vec::new();
+    let mut not_checked = Vec::new();
+    for (address, report) in &mut reports {
+        gather_at(&mut findings, std::mem::take(&mut report.findings), address);
+        gather_at(&mut not_checked, std::mem::take(&mut report.not_checked), address);
+    }
+    let (_, mut all) = reports.swap_remove(0);
+    all.findings = findings
+        .into_iter()
+        .map(|(mut finding, at)| {
+            if at.len() < count {
+                finding.value = format!("{} at {}", finding.value, at.join(", "));
+            }
+            finding
+        })
+        .collect();
+    all.not_checked = not_checked
+        .into_iter()
+        .map(|(mut missed, at)| {
+            if at.len() < count {
+                missed.reason = format!("{} at {}", missed.reason, at.join(", "));
+            }
+            missed
+        })
+        .collect();
+    all.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    all
+}
+
+#[cfg(feature = "redis")]
+fn gather_at<T: PartialEq>(all: &mut Vec<(T, Vec<Arc<str>>)>, found: Vec<T>, address: &Arc<str>) {
+    for new in found {
+        match all.iter_mut().find(|(known, _)| *known == new) {
+            Some((_, at)) => at.push(address.clone()),
+            None => all.push((new, vec![address.clone()])),
+        }
     }
 }
 

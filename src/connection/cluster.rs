@@ -191,7 +191,7 @@ impl Map {
     fn new(seeds: Vec<Address>, site: Site, config: Arc<Config>) -> Self {
         let names: Vec<_> = seeds.iter().map(ToString::to_string).collect();
         Self {
-            name: format!("the cluster at {}", names.join(",")).into(),
+            name: names.join(",").into(),
             seeds,
             site,
             config,
@@ -236,7 +236,10 @@ impl Map {
     fn unknown(&self) -> StoreError {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.clone().unwrap_or_else(|| {
-            StoreError::unavailable(format!("{} has not answered yet", self.name))
+            StoreError::unavailable(format!(
+                "no server of the cluster at {} has answered yet",
+                self.name
+            ))
         })
     }
 

@@ -46,7 +46,21 @@ impl RedisContext {
         &self,
         call: Call,
     ) -> impl Future<Output = Result<Value, StoreError>> + Send + use<> {
-        self.connection.script(call, self.deadline)
+        self.script_within(call, self.deadline)
+    }
+
+    /// Calls a script under what is left of the deadline.
+    pub(crate) fn script_within(
+        &self,
+        call: Call,
+        left: Duration,
+    ) -> impl Future<Output = Result<Value, StoreError>> + Send + use<> {
+        self.connection.script(call, left)
+    }
+
+    /// Whether keys with different hash tags may be on different servers.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.connection.is_cluster()
     }
 
     pub(crate) fn batch(&self) -> Batch {

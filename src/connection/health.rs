@@ -94,10 +94,10 @@ impl Health {
         health
     }
 
-    /// Whether calls go out to the server; in a cluster, to each of its servers.
+    /// Whether calls go out to the server; in a cluster, to some of its servers at least.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.state == State::Up
+        matches!(self.state, State::Up | State::Partial)
     }
 
     /// Whether the very first attempt to connect is still under way.
@@ -110,7 +110,7 @@ impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redis at {} is {}", self.address, self.state)?;
         match &self.last_error {
-            Some(error) if !self.is_up() => write!(f, ": {error}"),
+            Some(error) if self.state != State::Up => write!(f, ": {error}"),
             _ => Ok(()),
         }
     }

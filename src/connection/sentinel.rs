@@ -53,7 +53,7 @@ impl Sentinel {
         });
         Ok(Self {
             sentinels: sentinels.collect::<Result<_, StoreError>>()?,
-            name: format!("the master {:?} of the sentinels at {}", watched.name, names.join(","))
+            name: format!("{} as the sentinels at {} name it", watched.name, names.join(","))
                 .into(),
             master: watched.name.into(),
             site,
@@ -143,7 +143,7 @@ impl Topology for Sentinel {
 
     fn server(&self) -> Result<Standalone, StoreError> {
         self.current().ok_or_else(|| {
-            StoreError::unavailable(format!("where {} is, is not known yet", self.name))
+            StoreError::unavailable(format!("no Sentinel has named {} yet", self.master))
         })
     }
 

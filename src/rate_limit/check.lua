@@ -1,12 +1,13 @@
 -- Decides a request against N policies in one atomic step, all or nothing. Mirrors MemoryStore::check.
 -- KEYS  one per policy, all different
--- ARGV  now in µs, or '' for the server's TIME; then per policy: algorithm, burst, interval µs, cost
+-- ARGV  now in µs, or '' for the server's TIME; 1 to charge, 0 to look; then per policy: algorithm,
+--       burst, interval µs, cost
 -- RETURNS per policy: 1|0 allowed, remaining, reset µs, retry µs (-1 never); the verdict is all of them
 local now = now_us(ARGV[1])
 
-local steps, all = {}, true
+local steps, all = {}, ARGV[2] == '1'
 for n, key in ipairs(KEYS) do
-  local at = 4 * n - 2
+  local at = 4 * n - 1
   local algorithm = algorithms[ARGV[at]]
   local rule = { burst = tonumber(ARGV[at + 1]), interval = tonumber(ARGV[at + 2]) }
   local step = algorithm.decide(key, rule, tonumber(ARGV[at + 3]), now)

@@ -12,6 +12,12 @@ algorithms.gcra = {
     return { allowed = allowed, before = before, after = after, retry = retry, clamped = tat > most }
   end,
 
+  -- The TAT as if a request of `cost` had not been: its burst is as full as before.
+  refund = function(key, rule, cost, now)
+    local tat = tonumber(redis.call('GET', key) or now)
+    return math.max(tat - cost * rule.interval, now)
+  end,
+
   -- Makes `tat` the state; an empty bucket needs none.
   store = function(key, tat, now)
     if tat <= now then redis.call('DEL', key)

@@ -1,7 +1,7 @@
 //! Rate limits in Redis: one script decides any number of policies.
 
 use crate::{
-    connection::{Connection, RedisContext, Script, parse},
+    connection::{Call, Connection, RedisContext, Script, parse},
     rate_limit::{
         policy::Rule,
         store::{Charge, Outcome, RateLimitStore, Verdict},
@@ -9,6 +9,7 @@ use crate::{
     store::{StoreError, StoreFuture},
 };
 use redis::Value;
+use std::time::Instant;
 
 static CHECK: Script = Script::new(concat!(
     include_str!("../connection/prelude.lua"),
@@ -18,14 +19,27 @@ static CHECK: Script = Script::new(concat!(
 ))
 .named("rate_limit/check.lua");
 
+static REFUND: Script = Script::new(concat!(
+    include_str!("../connection/prelude.lua"),
+    "local algorithms = {}\n",
+    include_str!("gcra.lua"),
+    include_str!("refund.lua"),
+))
+.named("rate_limit/refund.lua");
+
 /// What a slow log is searched for.
-pub(crate) static SCRIPTS: &[&Script] = &[&CHECK];
+pub(crate) static SCRIPTS: &[&Script] = &[&CHECK, &REFUND];
 
 /// What the script answers for each policy.
 const NUMBERS_PER_POLICY: usize = 4;
 
 /// Counts in Redis, shared by every process with the same prefix.
-#[derive(Debug)]
+///
+/// One call decides all policies, except in a cluster, where only those with the same key are decided
+/// in one atomic step: each key has a call of its own, that with the smallest burst first, and what was
+/// taken is given back if a later key denies the request. Until then others see less than there is,
+/// and never more.
+#[derive(Clone, Debug)]
 pub struct RedisStore {
     redis: RedisContext,
 }
@@ -56,8 +70,26 @@ impl RedisStore {
 
 impl RateLimitStore for RedisStore {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        let keys: Vec<String> = charges.iter().map(|charge| self.key(charge)).collect();
-        let mut call = CHECK.keys(&keys).arg(self.redis.now_us());
+        let one_key = charges.windows(2).all(|pair| pair[0].key == pair[1].key);
+        if one_key || !self.redis.is_cluster() {
+            let reply = self.redis.script(self.call(&CHECK, true, charges));
+            return StoreFuture::boxed(async move { Ok(Verdict::new(outcomes(reply.await?)?)) });
+        }
+        let (this, charges) = (self.clone(), charges.to_vec());
+        StoreFuture::boxed(async move { this.key_by_key(&charges).await })
+    }
+}
+
+impl RedisStore {
+    fn call<'a>(
+        &self,
+        script: &'static Script,
+        charge: bool,
+        charges: impl IntoIterator<Item = &'a Charge, IntoIter: Clone>,
+    ) -> Call {
+        let charges = charges.into_iter();
+        let keys: Vec<String> = charges.clone().map(|charge| self.key(charge)).collect();
+        let mut call = script.keys(&keys).arg(self.redis.now_us()).arg(u8::from(charge));
         for charge in charges {
             let Rule::Gcra(gcra) = charge.rule;
             // Past the burst all costs are alike: never. The cap keeps them exact in Lua.
@@ -65,12 +97,60 @@ impl RateLimitStore for RedisStore {
             call = call.arg(charge.rule.algorithm()).arg(gcra.burst());
             call = call.arg(gcra.interval_us()).arg(cost);
         }
-        let reply = self.redis.script(call);
-        StoreFuture::boxed(async move { verdict(reply.await?) })
+        call
+    }
+
+    /// Decides each key in a step of its own: no step of a cluster reaches keys of several servers.
+    async fn key_by_key(&self, charges: &[Charge]) -> Result<Verdict, StoreError> {
+        let end = Instant::now() + self.redis.deadline;
+        let left = || end.saturating_duration_since(Instant::now());
+        let mut groups = by_key(charges);
+        groups.sort_by_key(|group| group.iter().map(|&at| burst(&charges[at])).min());
+
+        let mut found = vec![None; charges.len()];
+        let mut note = |group: &[usize], outcomes: Vec<Outcome>| {
+            for (&at, outcome) in group.iter().zip(outcomes) {
+                found[at] = Some(outcome);
+            }
+        };
+        let mut taken = Vec::new();
+        let mut allowed = true;
+        for group in &groups {
+            let call = self.call(&CHECK, allowed, group.iter().map(|&at| &charges[at]));
+            let outcomes = outcomes(self.redis.script_within(call, left()).await?)?;
+            if allowed && outcomes.iter().all(|outcome| outcome.allowed) {
+                taken.push(group);
+            } else {
+                allowed = false;
+            }
+            note(group, outcomes);
+        }
+        for group in taken.into_iter().filter(|_| !allowed) {
+            let call = self.call(&REFUND, true, group.iter().map(|&at| &charges[at]));
+            note(group, outcomes(self.redis.script_within(call, left()).await?)?);
+        }
+        Ok(Verdict::new(found.into_iter().flatten()))
     }
 }
 
-fn verdict(reply: Value) -> Result<Verdict, StoreError> {
+/// The positions of the charges on each key.
+fn by_key(charges: &[Charge]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, charge) in charges.iter().enumerate() {
+        match groups.iter_mut().find(|group| charges[group[0]].key == charge.key) {
+            Some(group) => group.push(at),
+            None => groups.push(vec![at]),
+        }
+    }
+    groups
+}
+
+fn burst(charge: &Charge) -> u64 {
+    let Rule::Gcra(gcra) = charge.rule;
+    gcra.burst()
+}
+
+fn outcomes(reply: Value) -> Result<Vec<Outcome>, StoreError> {
     let numbers: Vec<i64> = parse(reply, "rate_limit/check.lua")?;
     let (outcomes, []) = numbers.as_chunks::<NUMBERS_PER_POLICY>() else {
         return Err(StoreError::corrupt(format!(
@@ -78,9 +158,10 @@ fn verdict(reply: Value) -> Result<Verdict, StoreError> {
             numbers.len()
         )));
     };
-    Ok(Verdict::new(outcomes.iter().map(|&[allowed, remaining, reset, retry]| {
+    let outcomes = outcomes.iter().map(|&[allowed, remaining, reset, retry]| {
         let positive = |number: i64| u64::try_from(number).unwrap_or(0);
         let retry = u64::try_from(retry).ok();
         Outcome::from_micros(allowed == 1, positive(remaining), positive(reset), retry)
-    })))
+    });
+    Ok(outcomes.collect())
 }
