@@ -5,7 +5,7 @@ use crate::{
         config::Config,
         error,
         link::{Driver, Link},
-        topology::{LIBRARY, Login, Stream, Topology, VERSION},
+        topology::{LIBRARY, Login, Role, Stream, Topology, VERSION},
     },
     store::StoreError,
 };
@@ -167,7 +167,7 @@ fn steps(login: &Login) -> Vec<(Step, Cmd)> {
     if login.role.is_some() {
         steps.push((Step::AskRole, redis::cmd("ROLE")));
     }
-    if login.read_only {
+    if login.cluster && login.role == Some(Role::Replica) {
         steps.push((Step::ReadOnly, redis::cmd("READONLY")));
     }
     steps.push((Step::Ping, redis::cmd("PING")));
@@ -198,8 +198,8 @@ impl Step {
             // Alive, if not allowed to say so.
             Self::Ping if error::says(error, "NOPERM") => return Ok(()),
             Self::Ping if error::says(error, "NOAUTH") => format!(
-                "{address} asks for a password and none is set ({words}); write it into the URL: \
-                 redis://user:password@host:port"
+                "{address} asks for a password and none is set ({words}); write it into the URL: {}",
+                login.in_url
             ),
             Self::Ping => return Err(error::server_error(&format!("PING to {address}"), error)),
             // Said to whatever comes first.
@@ -228,8 +228,9 @@ impl Step {
             Self::AskRole => {
                 return Err(error::server_error(&format!("ROLE of {address}"), error));
             }
-            // A server without a cluster: every replica of one answers reads.
-            Self::ReadOnly => return Ok(()),
+            Self::ReadOnly => {
+                return Err(error::server_error(&format!("READONLY to {address}"), error));
+            }
             Self::Select => format!(
                 "{address} refused the database {} ({words}); a server has 16 unless its \
                  `databases` setting says otherwise, numbered from 0, and a cluster has only 0",

@@ -50,7 +50,7 @@ const ADVICE: &[Advice] = &[
     advice(
         "MOVED",
         StoreError::refused,
-        "this server is a node of a cluster, and the connection is to a single server",
+        "this server is a node of a cluster: write redis+cluster://host:port",
     ),
     advice("NOAUTH", StoreError::config, "the server asks for a password; set it in the URL"),
     advice("WRONGPASS", StoreError::config, "check the user and the password"),

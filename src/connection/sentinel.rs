@@ -45,6 +45,7 @@ impl Sentinel {
         let mut there = site.clone();
         there.login.username = watched.username;
         there.login.password = watched.password;
+        there.login.in_url = "?sentinel_user=…&sentinel_pass=…";
         (there.login.database, there.login.resp3, there.login.role) = (0, false, None);
         let names: Vec<_> = watched.sentinels.iter().map(ToString::to_string).collect();
         let sentinels = watched.sentinels.into_iter().map(|address| {

@@ -6,7 +6,7 @@ use crate::{
     connection::{
         config::Config,
         topology::{BoxFuture, Login, Stream, Topology},
-        url::{Address, Target},
+        url::{Address, Place, Target},
     },
     store::StoreError,
 };
@@ -44,7 +44,8 @@ impl Site {
                 database: config.database.unwrap_or(target.database),
                 resp3: target.resp3,
                 role: None,
-                read_only: false,
+                in_url: "redis://user:password@host:port",
+                cluster: matches!(target.place, Place::Cluster(_)),
             },
             socket: Arc::new(Socket::new(config)),
             #[cfg(feature = "redis-tls")]

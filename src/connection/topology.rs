@@ -50,8 +50,10 @@ pub(super) struct Login {
     pub(super) resp3: bool,
     /// What the server must say that it is; nobody asks a single server.
     pub(super) role: Option<Role>,
-    /// Whether a node of a cluster is told that it may answer reads as a replica.
-    pub(super) read_only: bool,
+    /// Where the login stands in the URL, for errors.
+    pub(super) in_url: &'static str,
+    /// Whether it is a node of a cluster, which answers reads as a replica only when it is told to.
+    pub(super) cluster: bool,
 }
 
 /// What a server is to the others.

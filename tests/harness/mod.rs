@@ -118,6 +118,16 @@ pub(crate) fn allow_user(server: &RedisServer) -> Vec<&'static str> {
     documented.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect()
 }
 
+/// All commands that the documentation shows for that user, those for a cluster, Sentinel and replicas
+/// included.
+pub(crate) fn rights() -> Vec<Vec<String>> {
+    let shown = RIGHTS.lines().filter(|line| line.starts_with("ACL SETUSER"));
+    shown
+        .map(|line| line.replace("shop:", &format!("{PREFIX}:")))
+        .map(|line| line.split_whitespace().map(Into::into).collect())
+        .collect()
+}
+
 /// Where that user logs in.
 pub(crate) fn user_url(server: &RedisServer) -> String {
     format!("redis://shop:password@127.0.0.1:{}", server.port())

@@ -1,0 +1,75 @@
+//! Every verb of every store, once.
+
+use crate::harness::PREFIX;
+use std::{sync::Arc, time::Duration};
+use towerkeep::{
+    Backend, StoreError,
+    cache::{
+        Address, CacheStore, Fill, FillReply, Lane, LeaseReply, Lookup, StoredResponse, Verdict,
+    },
+    idempotency::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, Terms},
+    lock::{Attempt, LockStore},
+    rate_limit::{Charge, Policy, Quota, RateLimitStore},
+    session::{Change, Created, Delta, Destroyed, Limits, NewSession, SessionStore, Token},
+};
+
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+/// Every verb of every store, once.
+pub(super) async fn tour(backend: &Backend) -> Result<(), StoreError> {
+    let token = Token::random();
+    let new = NewSession::new(token.hash(), MINUTE);
+    let created = backend.create(&token.selector(), new, Limits::default()).await?;
+    assert_eq!(created, Created::Done { ttl: MINUTE });
+    for clear in [false, true] {
+        let mut delta = Delta::default();
+        delta.clear = clear;
+        delta.changes = [("n".into(), Change::Increment(2))].into();
+        backend.commit(&token.selector(), &token.hash(), delta, Limits::default()).await?;
+    }
+    let record = SessionStore::load(backend, &token.selector()).await?.unwrap();
+    assert_eq!(record.fields.get("n").map(|value| &value[..]), Some(&b"2"[..]));
+    let destroyed = backend.destroy(&token.selector(), &token.hash(), None).await?;
+    assert!(matches!(destroyed, Destroyed::Done { .. }));
+
+    let policy = Policy::gcra("p", Quota::per_day(1));
+    for allowed in [true, false] {
+        let verdict = backend.check(&[Charge::new(&policy, "k", 1)]).await?;
+        assert_eq!(verdict.is_allowed(), allowed);
+    }
+
+    let (run, print) = (Claim::new("id", "run"), Fingerprint::new([1; 32]));
+    let terms = || Terms::new(MINUTE, MINUTE);
+    assert!(matches!(backend.begin(&run, &print, terms()).await?, Begun::Acquired { .. }));
+    assert!(IdempotencyStore::renew(backend, &run, terms()).await?);
+    assert_eq!(backend.complete(&run, "done".into(), terms()).await?, Completed::Stored);
+    assert!(!backend.abandon(&run).await?);
+
+    let at = Address::new("entry", Lane::Open);
+    assert_eq!(backend.lease(&at, "token", MINUTE, None).await?, LeaseReply::Granted);
+    assert!(CacheStore::renew(backend, &at, "token", MINUTE).await?);
+    let response = Arc::new(StoredResponse::new("key", http::Response::new("body".into())));
+    let filled = backend.fill(&at, "token", Fill::new(response, MINUTE)).await?;
+    assert_eq!(filled, FillReply::Stored);
+    assert!(!CacheStore::release(backend, &at, "token", Verdict::Failed).await?);
+    assert!(matches!(backend.lookup(&at).await?, Lookup::Found(_)));
+    assert_eq!(backend.purge(&["entry".into()]).await?, 1);
+
+    assert!(matches!(backend.acquire("job", "token", MINUTE).await?, Attempt::Acquired { .. }));
+    assert!(LockStore::renew(backend, "job", "token", MINUTE).await?);
+    assert!(LockStore::release(backend, "job", "token").await?);
+    Ok(())
+}
+
+/// A hint gets through from one process to the other.
+pub(super) async fn hint(backend: &Backend) {
+    let mut released = LockStore::watch(backend, "hint").unwrap();
+    assert!(released.ready(MINUTE).await);
+    backend.acquire("hint", "token", MINUTE).await.unwrap();
+    assert!(LockStore::release(backend, "hint", "token").await.unwrap());
+    tokio::time::timeout(MINUTE, released.recv()).await.unwrap();
+}
+
+pub(super) async fn backend(url: &str) -> Backend {
+    Backend::builder().prefix(PREFIX).deadline(MINUTE / 6).redis(url).await.unwrap()
+}
