@@ -8,8 +8,10 @@ mod support;
 #[cfg(test)]
 #[path = "support_tests"]
 mod tests {
+    mod cluster;
     mod http;
     mod process;
     mod proxy;
+    mod sentinel;
     mod server;
 }

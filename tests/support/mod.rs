@@ -6,12 +6,15 @@
 // Every test binary compiles this module anew and uses its own part of it.
 #![allow(dead_code)]
 
+pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod resp;
+pub(crate) mod sentinel;
 pub(crate) mod server;
 
 mod guarded;
+mod hex;
 mod ports;
 mod temp_dir;

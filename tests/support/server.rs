@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
+    panic::resume_unwind,
     path::PathBuf,
     process::{Command, Stdio},
     sync::{Mutex, MutexGuard},
@@ -44,6 +45,10 @@ pub(crate) struct Builder {
     password: Option<String>,
     args: Vec<String>,
     unix_socket: bool,
+    /// Names and contents, in the server's directory.
+    files: Vec<(&'static str, String)>,
+    /// The name of a file among them that is the server's configuration.
+    config: Option<&'static str>,
 }
 
 impl Builder {
@@ -65,15 +70,21 @@ impl Builder {
         self
     }
 
+    /// A file in the server's directory that is there before the server starts.
+    pub(super) fn file(mut self, name: &'static str, contents: String) -> Self {
+        self.files.push((name, contents));
+        self
+    }
+
+    /// A configuration file, which the server may rewrite.
+    pub(super) fn config(mut self, contents: String) -> Self {
+        self.config = Some("server.conf");
+        self.file("server.conf", contents)
+    }
+
     /// Starts the server and returns when it answers. Blocks for some tens of milliseconds.
     pub(crate) fn start(self) -> RedisServer {
-        let mut server = RedisServer {
-            binary: find_binary(),
-            port: 0,
-            dir: TempDir::new(),
-            options: self,
-            process: Mutex::new(None),
-        };
+        let mut server = self.prepare(0);
         for _ in 0..20 {
             server.port = free_port();
             if server.try_launch() {
@@ -81,6 +92,21 @@ impl Builder {
             }
         }
         panic!("20 ports in a row were taken by others: {}", server.log());
+    }
+
+    /// The same on this port; `None` if somebody else took it.
+    fn start_on(self, port: u16) -> Option<RedisServer> {
+        let server = self.prepare(port);
+        server.try_launch().then_some(server)
+    }
+
+    fn prepare(self, port: u16) -> RedisServer {
+        let dir = TempDir::new();
+        for (name, contents) in &self.files {
+            fs::write(dir.path().join(name), contents).expect("the directory can be written");
+        }
+        let binary = find_binary();
+        RedisServer { binary, port, dir, options: self, process: Mutex::new(None) }
     }
 }
 
@@ -136,6 +162,15 @@ impl RedisServer {
         self.client().command(args)
     }
 
+    /// Whether that replica has all data of this master, and gets what is written from now on.
+    pub(super) fn feeds(&self, replica: &RedisServer) -> bool {
+        let online = format!("port={},state=online", replica.port);
+        let says = |server: &Self, what: &str| {
+            server.command(&["INFO", "replication"]).text().contains(what)
+        };
+        says(replica, "master_link_status:up") && says(self, &online)
+    }
+
     /// Stops the process (SIGSTOP): connections stay open, nobody answers.
     pub(crate) fn pause(&self) {
         self.running(Guarded::pause);
@@ -149,6 +184,11 @@ impl RedisServer {
     /// Kills the process (SIGKILL), paused or not, and returns when it is gone.
     pub(crate) fn kill(&self) {
         self.process().take();
+    }
+
+    /// Whether there is a process, paused or not.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process().as_mut().is_some_and(|process| process.exited().is_none())
     }
 
     /// Starts the server again on the same port and returns when it answers; kills it first if it
@@ -166,9 +206,14 @@ impl RedisServer {
     fn try_launch(&self) -> bool {
         let log = File::create(self.log_path()).expect("the log can be written");
         let mut command = Command::new(&self.binary);
+        if let Some(config) = self.options.config {
+            command.arg(self.dir.path().join(config));
+        }
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            // A copy without a file would begin after 5 s and be in use after one more.
+            .args(["--repl-diskless-sync", "no"])
             .arg("--dir")
             .arg(self.dir.path());
         if let Some(password) = &self.options.password {
@@ -240,9 +285,23 @@ impl RedisServer {
         self.dir.path().join("redis.log")
     }
 
-    fn log(&self) -> String {
+    /// What the process printed since its start.
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
+}
+
+/// Starts servers side by side on ports that they have to know of one another; `None` if somebody
+/// else took one.
+pub(super) fn start_all(servers: Vec<(Builder, u16)>) -> Option<Vec<RedisServer>> {
+    thread::scope(|scope| {
+        let starts: Vec<_> = servers
+            .into_iter()
+            .map(|(options, port)| scope.spawn(move || options.start_on(port)))
+            .collect();
+        let started = starts.into_iter().map(|start| start.join());
+        started.map(|start| start.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
 }
 
 fn find_binary() -> PathBuf {
