@@ -48,8 +48,9 @@
 //!
 //! `<prefix>:limit:{<key>}:<policy>:gcra` is a string, the theoretical arrival time in microseconds;
 //! its TTL ends when the bucket is empty, so a client that stays away costs nothing. Redis decides by
-//! its own clock. In a cluster, the policies of one layer must be keyed alike (`by::ip()` and
-//! `by::ip()`), so that their keys share a slot.
+//! its own clock. In a cluster, the policies with the same key share a slot and one step; different
+//! keys are decided one after the other, and what was taken is given back when a later one denies: see
+//! [`RedisStore`].
 //!
 //! # Order
 //!
