@@ -141,7 +141,7 @@ impl Bench {
 }
 
 /// Runs `op` `count` times, spread over `tasks`, and returns the time from the first to the last.
-async fn run<F, O>(tasks: usize, count: u64, op: &F) -> Duration
+pub(crate) async fn run<F, O>(tasks: usize, count: u64, op: &F) -> Duration
 where
     F: Fn(usize) -> O + Clone + Send + 'static,
     O: Future<Output = ()> + Send,

@@ -17,14 +17,15 @@ const URL_VARIABLE: &str = "REDIS_URL";
 /// The settings of a [`Backend`], each with its default.
 ///
 /// Those of the connection have no effect in memory, those of the memory none with Redis, so the same
-/// code serves both. The table of the connection's defaults, with a reason each, stands at
-/// [`connection::Config`](crate::connection::Config).
+/// code serves both.
 ///
 /// ```
 /// use towerkeep::Backend;
 ///
 /// let backend = Backend::builder().prefix("shop").memory();
 /// ```
+///
+#[doc = include_str!("settings.md")]
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
@@ -197,6 +198,17 @@ impl Builder {
         self.with(|config| config.retries = retries)
     }
 
+    /// Whether small calls are sent at once (`TCP_NODELAY`). Default: on.
+    pub fn nodelay(self, nodelay: bool) -> Self {
+        self.with(|config| config.nodelay = nodelay)
+    }
+
+    /// How long sent data may stay without the other side's acknowledgement before the connection counts
+    /// as dead (`TCP_USER_TIMEOUT`, on Linux and Android). Default: 10 s.
+    pub fn user_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.user_timeout = timeout)
+    }
+
     /// TCP keepalive: the silence before the first probe, the time between two, and how many may go
     /// unanswered. Default: 15 s, 5 s, 3.
     pub fn keepalive(self, idle: Duration, interval: Duration, count: u32) -> Self {
@@ -254,6 +266,11 @@ impl Builder {
             config.pool_size = bounded;
             config.blocking_pool_size = blocking;
         })
+    }
+
+    /// How long a command on a connection of the pool for transactions waits for its answer. Default: 1 s.
+    pub fn pool_deadline(self, deadline: Duration) -> Self {
+        self.with(|config| config.pool_deadline = deadline)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -314,6 +331,61 @@ mod tests {
     async fn a_wrong_prefix_is_refused_before_anything_is_dialled() {
         let error = Backend::builder().prefix("a b").redis("redis://127.0.0.1:1").await;
         assert!(error.unwrap_err().to_string().contains("\"a b\""));
+    }
+
+    /// The rows of the table of settings: method, field, default, why, in memory.
+    fn table() -> Vec<Vec<&'static str>> {
+        let rows = include_str!("settings.md").lines().filter(|line| line.starts_with("| "));
+        rows.skip(2).map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+    }
+
+    #[test]
+    fn every_method_of_the_builder_is_in_the_table_and_no_other() {
+        let code = include_str!("builder.rs").split("#[cfg(test)]\nmod tests").next().unwrap();
+        let methods: std::collections::BTreeSet<_> = code
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("pub ")?.split_once("fn "))
+            .filter_map(|(_, signature)| signature.split('(').next())
+            // These end the building, and set nothing.
+            .filter(|method| !["memory", "from_env", "pool"].contains(method))
+            .collect();
+        let listed = table().into_iter().map(|row| row[0].trim_matches('`')).collect();
+        assert_eq!(methods, listed);
+        assert!(table().iter().all(|row| row.len() == 5 && row[3].len() > 5));
+    }
+
+    #[cfg(feature = "full")]
+    #[test]
+    fn every_setting_of_the_connection_is_in_the_table_with_its_default() {
+        let code = include_str!("../connection/config.rs");
+        let code = code.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
+        let fields = code.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+        let mut fields: Vec<_> = fields.filter_map(|line| line.split(':').next()).collect();
+        let shown = format!("{:#?}", Config::new(""));
+        let mut listed = Vec::new();
+        for row in table() {
+            let (name, default) = (row[1].trim_matches('`'), row[2]);
+            if name == "–" {
+                continue;
+            }
+            listed.push(name);
+            let value =
+                shown.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}: ")));
+            let value = value.unwrap_or_else(|| panic!("no setting {name}")).trim_end_matches(',');
+            let unit = value.find(|of: char| !of.is_ascii_digit()).unwrap_or(value.len());
+            let expected = match value {
+                "None" | "\"\"" => "none".into(),
+                "true" => "on".into(),
+                "false" => "off".into(),
+                "0ns" => "0".into(),
+                // `250ms` is written `250 ms`.
+                _ => format!("{} {}", &value[..unit], &value[unit..]).trim_end().to_owned(),
+            };
+            assert_eq!(default, expected, "the default of {name}");
+        }
+        listed.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(fields, listed);
     }
 
     #[test]

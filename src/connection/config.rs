@@ -7,25 +7,7 @@ use std::{fmt, time::Duration};
 
 /// The settings of a [`Connection`](crate::connection::Connection).
 ///
-/// | setting | default | why |
-/// | --- | --- | --- |
-/// | `tls` | the system's roots, no client certificate | what a `rediss://` server with a public certificate needs |
-/// | `connect_timeout` | 2 s | room for a name lookup, one lost SYN (resent after 1 s) and the handshake |
-/// | `deadline` | 250 ms | a hundred times a usual answer, and still shorter than a user's patience |
-/// | `down_wait` | 0 | while the server is down, a request learns it in microseconds |
-/// | `lazy` | off | a wrong address is better noticed at the start than by the first user |
-/// | `retries` | 3 | with the pauses of `backoff_min` they end after 70 to 140 ms: within the deadline, and longer than a new link takes |
-/// | `nodelay` | on | with Nagle's algorithm small calls waited 40 ms behind a slow answer |
-/// | `keepalive_*` | 15 s, 5 s, 3 | under every usual idle limit of a load balancer; a dead idle link is noticed in 30 s |
-/// | `user_timeout` | 10 s | sent data that nobody acknowledges ends a socket; the kernel's own default is about 15 minutes |
-/// | `ping_interval`, `ping_timeout` | 250 ms, 500 ms | a half-open link is replaced within 0.75 s of the first unanswered call |
-/// | `backoff_min`, `backoff_max` | 20 ms, 500 ms | back within half a second of the server, without a storm of dials from a fleet |
-/// | `discovery_interval` | 500 ms | a primary that Sentinel has replaced takes writes for that long at most before it is left; one small command each time |
-/// | `read_replicas` | off | a replica may be behind, so only its user can know that it will do |
-/// | `breaker_threshold` | 5 | a few slow calls are not an outage |
-/// | `pool_size` | 16 | transactions and scans are rare |
-/// | `blocking_pool_size` | 16 | each blocked command holds a connection: count them |
-/// | `pool_deadline` | 1 s | scans answer more slowly than single commands |
+/// The defaults, with a reason each, stand in the table of [every setting](crate::backend::Builder#every-setting).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {

@@ -220,7 +220,15 @@ impl Step {
                 } else {
                     "check the user, the password and the server's ACL"
                 };
-                format!("{address} refused the login of the user {user:?} ({words}); {hint}")
+                if login.password.is_none() {
+                    // Its name is not shown: it may be a password in the wrong place.
+                    format!(
+                        "{address} refused the login of a user without a password ({words}); a \
+                         password stands behind a colon: redis://:password@host:port"
+                    )
+                } else {
+                    format!("{address} refused the login of the user {user:?} ({words}); {hint}")
+                }
             }
             Self::AskRole | Self::ReadOnly if error::says(error, "NOPERM") => {
                 return Err(error::server_error(&format!("the login at {address}"), error));

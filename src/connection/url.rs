@@ -7,7 +7,7 @@ pub(super) use self::redacted::redacted;
 
 use self::query::{decode, split_query};
 use crate::store::StoreError;
-use std::{fmt, path::PathBuf};
+use std::{borrow::Cow, fmt, path::PathBuf};
 
 const EXAMPLE: &str = "redis://user:password@host:6379/0";
 const SENTINEL_EXAMPLE: &str =
@@ -127,15 +127,18 @@ impl<'a> Authority<'a> {
             Some((login, hosts)) => (login.split_once(':').unwrap_or((login, "")), hosts),
             None => (("", ""), authority),
         };
+        // First: a password with a '/' or a '?' in it, and without its '@', is no host with a port, and
+        // what follows is shown only behind one.
+        let hosts = hosts
+            .split(',')
+            .map(|host| host_and_port(host, default_port))
+            .collect::<Result<_, _>>()?;
         let (path, query) = split_query(tail)?;
         let (user, password) = login;
         Ok(Self {
             username: decode(user, "user name")?.or_else(|| query.username.clone()),
             password: decode(password, "password")?.or_else(|| query.password.clone()),
-            hosts: hosts
-                .split(',')
-                .map(|host| host_and_port(host, default_port))
-                .collect::<Result<_, _>>()?,
+            hosts,
             path: path.trim_matches('/'),
             query,
         })
@@ -233,11 +236,18 @@ fn host_and_port(place: &str, default_port: u16) -> Result<Address, String> {
     if host.is_empty() {
         return Err(format!("has no host; write {EXAMPLE}"));
     }
+    let is_plain = |of: char| of.is_alphanumeric() || "._-".contains(of);
+    if !place.starts_with('[') && !host.chars().all(is_plain) {
+        // It is not shown: without its '@' a password is a part of it.
+        return Err(format!(
+            "has a character in its host that no host has; a password stands before an '@': {EXAMPLE}"
+        ));
+    }
     let port = match port {
         None | Some("") => default_port,
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => match port.parse() {
             Ok(port) if port > 0 => port,
-            _ => return Err(format!("has the port {port}; ports go from 1 to 65535")),
+            _ => return Err(format!("has the port {}; ports go from 1 to 65535", quoted(port))),
         },
         // It is not shown: a forgotten '@' makes a port of a password.
         Some(_) => {
@@ -252,8 +262,19 @@ fn host_and_port(place: &str, default_port: u16) -> Result<Address, String> {
 
 fn database(number: &str) -> Result<u32, String> {
     number.parse().map_err(|_| {
-        format!("has the database {number:?}; it is a number such as 0: redis://host:6379/0")
+        let number = quoted(number);
+        format!("has the database {number}; it is a number such as 0: redis://host:6379/0")
     })
+}
+
+/// What is shown of a value that is not what it should be: a few letters and digits. A slip makes it
+/// one with the password beside it.
+fn quoted(value: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match value.len() <= 5 && value.bytes().all(is_plain) {
+        true => Cow::Owned(format!("{value:?}")),
+        false => Cow::Borrowed("***"),
+    }
 }
 
 #[cfg(test)]
@@ -347,7 +368,7 @@ mod tests {
             #[cfg(not(feature = "redis-tls"))]
             ("rediss://localhost", "TLS", "redis-tls"),
             ("redis://localhost:99999", "99999", "65535"),
-            ("redis://localhost:0", "port 0", "65535"),
+            ("redis://localhost:0", "port \"0\"", "65535"),
             ("redis://localhost:port", "localhost", "65535"),
             ("redis://::1:6379", "no host", "redis://"),
             ("redis://localhost/one", "\"one\"", "redis://host:6379/0"),

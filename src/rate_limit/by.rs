@@ -57,12 +57,13 @@ pub enum Missing {
 
 /// A key in the making.
 ///
-/// A key of up to 64 plain characters is stored as it reads; any other as 128 bits of SHA-256. The
-/// boundaries of its parts always count.
-#[derive(Debug, Default)]
+/// A key of up to 64 plain characters without a secret is stored as it reads; any other as 128 bits of
+/// SHA-256. The boundaries of its parts always count.
+#[derive(Default)]
 pub struct KeyBuilder {
     readable: String,
     parts: Vec<usize>,
+    secret: bool,
 }
 
 impl KeyBuilder {
@@ -72,10 +73,18 @@ impl KeyBuilder {
         self.parts.push(self.readable.len());
     }
 
+    /// Adds a part that nobody who reads the store may learn, such as an API key: the whole key is then
+    /// stored as a digest.
+    pub fn push_secret(&mut self, part: &str) {
+        self.push(part);
+        self.secret = true;
+    }
+
     pub(crate) fn finish(self) -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(&byte);
         // In a cluster an empty hash tag is none, and the keys of two policies would part.
-        let is_plain = !self.readable.is_empty() && self.readable.bytes().all(plain);
+        let is_plain =
+            !self.secret && !self.readable.is_empty() && self.readable.bytes().all(plain);
         if self.parts.len() == 1 && is_plain && self.readable.len() <= MAX_READABLE {
             return self.readable;
         }
@@ -93,6 +102,13 @@ impl KeyBuilder {
         }
         // `#` is not a plain character: no readable key looks like a digest.
         format!("#{}", key::digest(parts))
+    }
+}
+
+impl fmt::Debug for KeyBuilder {
+    /// Shows no part: one may be an API key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyBuilder").field("parts", &self.parts.len()).finish_non_exhaustive()
     }
 }
 
@@ -201,7 +217,7 @@ pub struct Header(HeaderName);
 
 /// Per value of a request header. Requests without it share one key, so leaving it out is no way
 /// around the limit; but a client may send any value it likes, so check it before, or count by
-/// something else as well.
+/// something else as well. The value is stored as a digest only: it may be an API key.
 ///
 /// # Panics
 ///
@@ -217,7 +233,7 @@ pub fn header(name: &str) -> Header {
 impl KeyBy for Header {
     fn write(&self, request: &Parts, key: &mut KeyBuilder) -> Result<(), Missing> {
         let value = request.headers.get(&self.0).map(|value| value.as_bytes());
-        key.push(&String::from_utf8_lossy(value.unwrap_or_default()));
+        key.push_secret(&String::from_utf8_lossy(value.unwrap_or_default()));
         Ok(())
     }
 }

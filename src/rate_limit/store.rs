@@ -5,7 +5,7 @@ use crate::{
     store::StoreFuture,
 };
 use smallvec::SmallVec;
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Where the counts are kept.
 ///
@@ -31,7 +31,7 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 }
 
 /// What a request would take of one policy.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Charge {
     /// The policy's name.
@@ -48,6 +48,17 @@ impl Charge {
     /// A charge of `cost` on `key` under a policy.
     pub fn new(policy: &Policy, key: impl Into<String>, cost: u64) -> Self {
         Self { policy: policy.shared_name(), rule: policy.rule(), key: key.into(), cost }
+    }
+}
+
+impl fmt::Debug for Charge {
+    /// Shows no key: it may be an API key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charge")
+            .field("policy", &self.policy)
+            .field("rule", &self.rule)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 

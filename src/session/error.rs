@@ -16,7 +16,7 @@ pub struct Error(Arc<Kind>);
 enum Kind {
     Store(StoreError),
     ReadOnly,
-    Decode { field: Box<str>, source: serde_json::Error },
+    Decode { field: Box<str>, source: Mismatch },
     Encode { field: Box<str>, source: serde_json::Error },
     NotAnInteger(Box<str>),
     TooLarge(Limit, usize),
@@ -25,6 +25,24 @@ enum Kind {
     Gone,
     MissingLayer,
 }
+
+/// Why a value is not what it was read as. The words of serde quote the value, which is the visitor's.
+#[derive(Debug)]
+struct Mismatch {
+    wanted: &'static str,
+    category: serde_json::error::Category,
+    line: usize,
+    column: usize,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wanted, category, line, column } = self;
+        write!(f, "its JSON is no {wanted} ({category:?}, line {line}, column {column})")
+    }
+}
+
+impl std::error::Error for Mismatch {}
 
 impl Error {
     fn new(kind: Kind) -> Self {
@@ -35,7 +53,14 @@ impl Error {
         Self::new(Kind::ReadOnly)
     }
 
-    pub(crate) fn decode(field: &str, source: serde_json::Error) -> Self {
+    /// It is not a `wanted`.
+    pub(crate) fn decode(field: &str, wanted: &'static str, source: &serde_json::Error) -> Self {
+        let source = Mismatch {
+            wanted,
+            category: source.classify(),
+            line: source.line(),
+            column: source.column(),
+        };
         Self::new(Kind::Decode { field: field.into(), source })
     }
 
@@ -181,7 +206,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             Kind::Store(error) => Some(error),
-            Kind::Decode { source, .. } | Kind::Encode { source, .. } => Some(source),
+            Kind::Decode { source, .. } => Some(source),
+            Kind::Encode { source, .. } => Some(source),
             _ => None,
         }
     }
@@ -209,9 +235,10 @@ mod tests {
         assert!(!error.to_string().contains("10.0.0.7"), "{error}");
         assert!(error.source().unwrap().to_string().contains("10.0.0.7"));
         let source = serde_json::from_str::<u8>("\"hunter2\"").unwrap_err();
-        let error = Error::decode("age", source);
-        assert!(error.to_string().contains("age") && !error.to_string().contains("hunter2"));
-        assert!(error.source().unwrap().to_string().contains("hunter2"));
+        let error = Error::decode("age", "u8", &source);
+        let cause = error.source().unwrap().to_string();
+        assert!(error.to_string().contains("age") && cause.contains("u8"), "{error}: {cause}");
+        assert!(!format!("{error} {error:?} {cause}").contains("hunter2"), "{error:?}");
     }
 
     #[test]

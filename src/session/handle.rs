@@ -368,7 +368,8 @@ impl Session {
 }
 
 fn decode<T: DeserializeOwned>(name: &str, value: &Bytes) -> Result<T, Error> {
-    serde_json::from_slice(value).map_err(|source| Error::decode(name, source))
+    serde_json::from_slice(value)
+        .map_err(|source| Error::decode(name, std::any::type_name::<T>(), &source))
 }
 
 impl fmt::Debug for Session {

@@ -1,6 +1,6 @@
 //! The settings behind the `?` of a URL, and percent-decoding.
 
-use super::database;
+use super::{database, quoted};
 
 /// What stands behind the `?`.
 #[derive(Default)]
@@ -28,7 +28,8 @@ pub(super) fn split_query(tail: &str) -> Result<(&str, Query), String> {
             ("protocol", "resp3" | "3") => query.resp3 = true,
             ("protocol", "resp2" | "2") => query.resp3 = false,
             ("protocol", other) => {
-                return Err(format!("has the protocol {other:?}; it is resp2 or resp3"));
+                let other = quoted(other);
+                return Err(format!("has the protocol {other}; it is resp2 or resp3"));
             }
             ("db", number) => query.database = Some(database(number)?),
             ("user", name) => query.username = decode(name, "user name")?,
@@ -44,6 +45,10 @@ pub(super) fn split_query(tail: &str) -> Result<(&str, Query), String> {
                             as %26"
                         .into(),
                 );
+            }
+            // Nor here: of `pass=` the '=' may be missing.
+            _ if !pair.contains('=') => {
+                return Err("has a setting without a value; write name=value".into());
             }
             (other, _) => {
                 return Err(format!(
