@@ -1,6 +1,6 @@
 //! What the link is worth: against a plain multiplexed connection, redis's `ConnectionManager` and a
-//! deadpool-redis pool of 16, each with its own defaults, on one server and in turns; and what each
-//! does when the server is killed, comes back, or hangs.
+//! deadpool-redis pool of 16, each with its own defaults, on one server and in turns, with our own link
+//! to a cluster of three and on an application's pool beside them; and what each does when the server is killed, comes back, or hangs.
 //!
 //! ```sh
 //! cargo bench --bench connection             # everything, in about three minutes
@@ -20,7 +20,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use support::{RedisServer, run};
+use support::{RedisCluster, RedisServer, run};
 use tokio::{runtime::Runtime, task::JoinSet};
 use towerkeep::connection::{
     Config, Connection, Script, deadpool_redis,
@@ -66,11 +66,15 @@ fn main() {
     let fields = (0..20).flat_map(|n| [format!("field{n}"), format!("value {n} of this hash")]);
     let hash: Vec<_> = ["HSET".to_owned(), "hash".to_owned()].into_iter().chain(fields).collect();
     server.command(&hash);
+    let cluster = RedisCluster::start();
+    cluster.command_for("hash", &hash);
 
     let runtime = Runtime::new().expect("a runtime can be built");
     for (part, what) in [("HGETALL", What::Read), ("script", What::Script)] {
         if wanted(part) {
-            let subjects = runtime.block_on(subjects(&server));
+            let mut subjects = runtime.block_on(subjects(&server)).to_vec();
+            let more = runtime.block_on(other_ways(&server, &cluster));
+            subjects.splice(1..1, more);
             throughput(&runtime, &subjects, part, what, &effort);
         }
     }
@@ -120,6 +124,19 @@ async fn subjects(server: &RedisServer) -> [(&'static str, Subject); 4] {
     ]
 }
 
+/// Our own link where it has more to do.
+async fn other_ways(server: &RedisServer, cluster: &RedisCluster) -> [(&'static str, Subject); 2] {
+    let sharded = Connection::connect(Config::new(cluster.url())).await.expect("it runs");
+    let pool = deadpool_redis::Config::from_url(server.url())
+        .create_pool(Some(deadpool_redis::Runtime::Tokio1))
+        .expect("the URL is right");
+    let through = Connection::through(pool, Config::new("")).expect("the defaults are right");
+    [
+        ("the same to a cluster", Subject::Link(sharded)),
+        ("the same on a pool", Subject::Link(through)),
+    ]
+}
+
 impl Subject {
     /// One operation, whose answer is left as it came.
     async fn call(&self, what: What, task: usize) -> Result<Value, String> {
@@ -166,7 +183,7 @@ fn text(error: impl Display) -> String {
 /// Lets the subjects take turns, and tells each as a ratio to the baseline of the same round.
 fn throughput(
     runtime: &Runtime,
-    subjects: &[(&str, Subject); 4],
+    subjects: &[(&str, Subject)],
     name: &str,
     what: What,
     effort: &Effort,
@@ -186,11 +203,12 @@ fn throughput(
             };
             runtime.block_on(run(tasks, count, &op)).as_secs_f64() / count as f64
         };
-        let counts = subjects.each_ref().map(|(_, subject)| {
+        let counts = subjects.iter().map(|(_, subject)| {
             turn(subject, 4 * tasks as u64);
             let seconds = turn(subject, 200.max(4 * tasks as u64));
             ((effort.turn.as_secs_f64() / seconds) as u64).max(tasks as u64)
         });
+        let counts: Vec<_> = counts.collect();
         let mut rates = vec![Vec::new(); subjects.len()];
         for round in 0..effort.rounds {
             for turns in 0..subjects.len() {

@@ -9,7 +9,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod servers;
 
-pub(crate) use servers::server::RedisServer;
+pub(crate) use servers::{cluster::RedisCluster, server::RedisServer};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
