@@ -42,6 +42,8 @@
 //! The link lives on the tokio runtime that made it. When that runtime ends, calls return an error
 //! that says so. Tests that make a runtime each need a connection each.
 //!
+#![doc = include_str!("topologies.md")]
+//!
 #![doc = include_str!("acl.md")]
 //! [`StoreError::is_unavailable`]: crate::StoreError::is_unavailable
 //! [`StoreError::is_timeout`]: crate::StoreError::is_timeout
