@@ -5,7 +5,7 @@
 //! finds a `nodes.conf` that names all of them as the replicas of masters that do not exist, and
 //! takes over from its one: what an operator does after these have died.
 
-use std::ops::RangeInclusive;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use super::{
     super::{
@@ -55,10 +55,10 @@ impl Group {
                 return group;
             }
         }
-        panic!("20 times in a row, one of the ports was taken by others");
+        panic!("20 times in a row, a port was taken by others or an epoch was taken twice");
     }
 
-    /// The processes, unless somebody else took a port.
+    /// The nodes, unless somebody else took a port or two of them the same epoch.
     fn launch(options: &Options) -> Option<Self> {
         let names = Names::new(options.size());
         let args: Vec<_> =
@@ -69,16 +69,24 @@ impl Group {
         };
         let masters = start_all((0..MASTERS).map(node).collect())?;
         let mut group = Self::new(masters, names.ids.clone(), names.ghosts.clone());
-        group.take_over();
+        if !group.take_over() {
+            return None;
+        }
         group.servers.extend(start_all((MASTERS..options.size()).map(node).collect())?);
         Some(group)
     }
 
-    fn take_over(&self) {
-        for node in &self.servers[..MASTERS] {
+    /// Whether each has an epoch of its own. Nodes may hear of one another's in between and take the
+    /// same; they would settle that at length, and not always see what moves meanwhile.
+    fn take_over(&self) -> bool {
+        let mut epochs = BTreeSet::new();
+        self.servers[..MASTERS].iter().all(|node| {
             self.wait("a node serves as a replica", |_| serves(node));
             node.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
-        }
+            let info = node.command(&["CLUSTER", "INFO"]).text();
+            let epoch = info.lines().find(|line| line.starts_with("cluster_my_epoch:"));
+            epochs.insert(epoch.expect("a node knows its epoch").to_owned())
+        })
     }
 
     /// Whether every node is where it was meant to be, in the eyes of every node.
@@ -136,7 +144,7 @@ impl Names {
 
     /// What the node `me` knows at its birth. Replicas come when the masters have taken over.
     fn nodes_conf(&self, me: usize) -> String {
-        let masters_rule = me >= MASTERS;
+        let has_masters = me >= MASTERS;
         let mut lines = String::new();
         let mut line = |id: &str, address: &str, flags: &str, master: &str, slots: String| {
             lines += &format!("{id} {address} {flags} {master} 0 0 0 connected {slots}\n");
@@ -145,21 +153,22 @@ impl Names {
         for (index, (id, port)) in self.ids.iter().zip(&self.ports).enumerate() {
             let address = format!("127.0.0.1:{port}@{}", port + BUS);
             let myself = if index == me { "myself," } else { "" };
-            let leader = if masters_rule { &self.ids } else { &self.ghosts };
-            if masters_rule && index < MASTERS {
+            let leader = if has_masters { &self.ids } else { &self.ghosts };
+            if has_masters && index < MASTERS {
                 line(id, &address, "master", "-", slots(index));
             } else {
                 let flags = format!("{myself}slave");
                 line(id, &address, &flags, &leader[index % MASTERS], String::new());
             }
         }
-        if !masters_rule {
+        if !has_masters {
             for (index, ghost) in self.ghosts.iter().enumerate() {
                 // Nobody listens there. Valkey takes a master without an address for failed.
                 line(ghost, &format!("127.0.0.1:{0}@{0}", index + 1), "master", "-", slots(index));
             }
         }
-        // Epochs apart, so that those who take over at the same time do not take the same one.
-        lines + &format!("vars currentEpoch {} lastVoteEpoch 0\n", me + 1)
+        // Epochs apart, the highest for the one that takes over first.
+        let epoch = 100 * MASTERS.saturating_sub(me);
+        lines + &format!("vars currentEpoch {epoch} lastVoteEpoch 0\n")
     }
 }
