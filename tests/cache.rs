@@ -435,12 +435,7 @@ async fn a_hundred_misses_run_the_handler_once(harness: Harness) {
 async fn two_processes_run_the_handler_once(harness: Harness) {
     let origin = Origin::gated(|run, _| fresh(format!("run {run}")));
     // Layers of their own have flights of their own, as processes have.
-    let apps = [harness.live().await, harness.live().await];
-    let apps = match harness.server() {
-        Some(_) => apps,
-        None => [apps[0].clone(), apps[0].clone()],
-    };
-    let apps = apps.map(|backend| origin.app(&cache(backend)));
+    let apps = harness.two_live().await.map(|backend| origin.app(&cache(backend)));
     let mut waiting = JoinSet::new();
     for n in 0..100 {
         let app = apps[n % 2].clone();

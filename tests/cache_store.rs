@@ -8,7 +8,7 @@ mod harness;
 
 use crate::{
     harness::{Harness, PREFIX},
-    support::{proxy::FaultProxy, resp::Value, server::RedisServer},
+    support::{proxy::FaultProxy, server::RedisServer},
 };
 use bytes::Bytes;
 use http::Response;
@@ -32,6 +32,11 @@ on_every_backend! {
     the_two_lanes_never_wait_for_each_other,
     a_waiter_hears_of_the_end_of_a_lease,
     histories_agree_with_a_naive_model,
+}
+
+on_every_server! {
+    redis_decides_by_its_own_time_and_forgets_by_itself,
+    what_cannot_be_read_is_absent_and_can_be_filled_again,
 }
 
 const LENGTH: Duration = Duration::from_secs(10);
@@ -432,9 +437,7 @@ async fn every_verb_is_one_round_trip() {
     assert_eq!(verbs().await, [1; 7]);
 }
 
-#[tokio::test]
-async fn redis_decides_by_its_own_time_and_forgets_by_itself() {
-    let harness = Harness::redis().await;
+async fn redis_decides_by_its_own_time_and_forgets_by_itself(harness: Harness) {
     let backend = harness.live().await;
     let at = address("e");
     granted(&backend, &at, "a").await;
@@ -445,25 +448,21 @@ async fn redis_decides_by_its_own_time_and_forgets_by_itself() {
     let lifetime = found.age + found.fresh_for;
     assert_eq!(lifetime, Duration::from_secs(60), "age and freshness are of the same moment");
 
-    let mut client = harness.server().unwrap().client();
-    let keys = client.command(&["KEYS", "*"]).texts();
+    let keys = harness.keys("*");
     assert_eq!(keys.len(), 2, "an entry and a lease: {keys:?}");
     for key in keys {
-        let Value::Int(left) = client.command(&["PTTL", &key]) else { panic!("no number") };
+        let left = harness.command(&["PTTL", &key]).int();
         assert!(left > 0 && left <= 60_000, "{key} stays for {left} ms");
     }
 }
 
-#[tokio::test]
-async fn what_cannot_be_read_is_absent_and_can_be_filled_again() {
-    let harness = Harness::redis().await;
+async fn what_cannot_be_read_is_absent_and_can_be_filled_again(harness: Harness) {
     // On the system's clock, which `x` is needed for.
     let backend = harness.live().await;
     let at = address("e");
     let key = format!("{PREFIX}:cache:{{e}}");
-    let mut client = harness.server().unwrap().client();
-    let mut spoil = |field: &str, value: &[u8]| {
-        client.command(&[b"HSET".as_slice(), key.as_bytes(), field.as_bytes(), value]);
+    let spoil = |field: &str, value: &[u8]| {
+        harness.command(&[b"HSET".as_slice(), key.as_bytes(), field.as_bytes(), value]);
     };
     let mut stamp = 0;
     let mut spoiled = async |field: &str, value: &[u8]| {

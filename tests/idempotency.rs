@@ -290,18 +290,9 @@ impl IdempotencyStore for Spy {
     }
 }
 
-/// Two backends over one state that decide by the real time, as two servers of a fleet.
-async fn fleet(harness: &Harness) -> [Backend; 2] {
-    let first = harness.live().await;
-    match harness.server() {
-        Some(_) => [first, harness.live().await],
-        None => [first.clone(), first],
-    }
-}
-
 async fn of_many_concurrent_requests_one_runs_and_the_others_get_409(harness: Harness) {
     let shop = Shop::default();
-    let apps = fleet(&harness).await.map(|backend| shop.router(IdempotencyLayer::new(backend)));
+    let apps = harness.two_live().await.map(|backend| shop.router(IdempotencyLayer::new(backend)));
     let mut requests = JoinSet::new();
     for n in 0..64 {
         let app = apps[n % 2].clone();
@@ -324,7 +315,7 @@ async fn of_many_concurrent_requests_one_runs_and_the_others_get_409(harness: Ha
 
 async fn of_many_concurrent_requests_one_runs_and_the_others_get_its_answer(harness: Harness) {
     let shop = Shop::default();
-    let apps = fleet(&harness).await.map(|backend| {
+    let apps = harness.two_live().await.map(|backend| {
         let wait = InFlight::Wait { max: PATIENCE };
         shop.router(IdempotencyLayer::new(backend).in_flight(wait))
     });
@@ -679,14 +670,14 @@ async fn what_another_version_wrote_is_409_and_never_run_again(harness: Harness)
     assert_eq!((reply.status, reply.rejection), (409, Some(Rejection::Unreadable)));
 
     // A record of another format.
-    if let Some(server) = harness.server() {
+    if harness.is_shared() {
         for (key, fields) in [("newer", &["v", "2"][..]), ("foreign", &["x", "y"][..])] {
             assert_eq!(send(&app, keyed("/pay", key, "order")).await.status, 200);
             let record = format!("{PREFIX}:idempotency:{{{}}}", spy.last_claim().id());
             if key == "foreign" {
-                server.command(&["DEL", &record]);
+                harness.command(&["DEL", &record]);
             }
-            server.command(&[&["HSET", &record], fields].concat());
+            harness.command(&[&["HSET", &record], fields].concat());
             let reply = send(&app, keyed("/pay", key, "order")).await;
             assert_eq!(
                 (reply.status, reply.rejection),
@@ -770,7 +761,7 @@ async fn a_begin_without_an_answer_is_503_and_leaves_nothing_behind(harness: Har
 }
 
 async fn one_who_waits_runs_when_the_first_gives_up(harness: Harness) {
-    let [first, second] = fleet(&harness).await;
+    let [first, second] = harness.two_live().await;
     let runs = Arc::new(AtomicUsize::new(0));
     let gate = Arc::new(Gate::default());
     let app = |backend| {

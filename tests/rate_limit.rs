@@ -108,7 +108,7 @@ async fn exactly_the_limit_is_admitted_under_concurrency(harness: Harness) {
     let mut checks = JoinSet::new();
     for n in 0..1_000 {
         let (backend, charge) = (backends[0].clone(), Charge::new(&policy, "k", 1));
-        let other = if harness.server().is_some() { backends[n % 2].clone() } else { backend };
+        let other = if harness.is_shared() { backends[n % 2].clone() } else { backend };
         checks.spawn(async move { other.check(&[charge]).await.unwrap().is_allowed() });
     }
     let verdicts = checks.join_all().await;

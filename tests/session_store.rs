@@ -284,9 +284,9 @@ async fn concurrent_increments_and_fields_are_all_kept(harness: Harness) {
     let record = Store(harness.backend.clone()).load(&token).await.unwrap();
     assert_eq!(record.fields["n"], "63");
     assert_eq!(record.fields.len(), 64);
-    if let Some(server) = harness.server() {
+    if harness.is_shared() {
         let key = format!("{PREFIX}:session:{}", token.selector());
-        let bytes = server.command(&["HGET", &key, ".b"]).text().parse::<usize>().unwrap();
+        let bytes = harness.command(&["HGET", &key, ".b"]).text().parse::<usize>().unwrap();
         let weighed: usize =
             record.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
         assert_eq!(bytes, weighed, "the limit is measured by what is there");
@@ -315,9 +315,9 @@ async fn what_was_destroyed_never_comes_back(harness: Harness) {
         // A rotation that came first makes the destroyer's proof an old one.
         let expected = destroyed == Destroyed::Nothing;
         assert_eq!(left.is_some(), expected, "round {round}: {destroyed:?}, then {left:?}");
-        if let Some(server) = harness.server() {
+        if harness.is_shared() {
             let key = format!("{PREFIX}:session:{}", token.selector());
-            assert_eq!(server.command(&["EXISTS", &key]).int(), i64::from(expected));
+            assert_eq!(harness.command(&["EXISTS", &key]).int(), i64::from(expected));
         }
     }
 }

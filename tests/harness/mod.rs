@@ -3,11 +3,16 @@
 // Every test binary compiles this module anew and uses its own part of it.
 #![allow(dead_code)]
 
-use crate::support::{resp::Value, server::RedisServer};
+use crate::support::{
+    cluster::RedisCluster,
+    resp::{RespClient, Value},
+    server::RedisServer,
+};
 use std::{ops::Deref, time::Duration};
 use towerkeep::{Backend, Clock};
 
-/// Expands each `async fn name(harness: Harness)` into one test per backend.
+/// Expands each `async fn name(harness: Harness)` into one test per backend: memory, a server and a
+/// Cluster.
 #[allow(unused_macros)]
 macro_rules! on_every_backend {
     ($($name:ident),+ $(,)?) => {
@@ -24,6 +29,35 @@ macro_rules! on_every_backend {
                 super::$name($crate::harness::Harness::redis().await).await;
             })+
         }
+
+        mod cluster {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::harness::Harness::cluster().await).await;
+            })+
+        }
+    };
+}
+
+/// The same without memory, for tests that look at what is stored.
+#[allow(unused_macros)]
+macro_rules! on_every_server {
+    ($($name:ident),+ $(,)?) => {
+        mod on {
+            mod redis {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::super::$name($crate::harness::Harness::redis().await).await;
+                })+
+            }
+
+            mod cluster {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::super::$name($crate::harness::Harness::cluster().await).await;
+                })+
+            }
+        }
     };
 }
 
@@ -39,7 +73,14 @@ const RIGHTS: &str = include_str!("../../src/connection/acl.md");
 pub(crate) struct Harness {
     pub(crate) backend: Backend,
     pub(crate) clock: Clock,
-    server: Option<RedisServer>,
+    home: Home,
+}
+
+/// Where the state is.
+enum Home {
+    Memory,
+    Server(RedisServer),
+    Cluster(RedisCluster),
 }
 
 impl Harness {
@@ -47,28 +88,61 @@ impl Harness {
     pub(crate) fn memory() -> Self {
         let clock = Clock::manual();
         let backend = Backend::builder().clock(clock.clone()).memory();
-        Self { backend, clock, server: None }
+        Self { backend, clock, home: Home::Memory }
     }
 
     /// State in a Redis server of its own.
     pub(crate) async fn redis() -> Self {
-        let clock = Clock::manual();
         let server = RedisServer::start();
         allow_user(&server);
-        let backend = connect(&user_url(&server), clock.clone()).await;
-        Self { backend, clock, server: Some(server) }
+        Self::over(Home::Server(server)).await
     }
 
-    /// The server, for those tests that look at it; `None` in memory.
-    pub(crate) fn server(&self) -> Option<&RedisServer> {
-        self.server.as_ref()
+    /// State in a Redis Cluster that nobody else uses meanwhile.
+    pub(crate) async fn cluster() -> Self {
+        let cluster = RedisCluster::start();
+        allow_user_of(&cluster);
+        Self::over(Home::Cluster(cluster)).await
+    }
+
+    async fn over(home: Home) -> Self {
+        let clock = Clock::manual();
+        let url = home.url().expect("the state is not in memory");
+        Self { backend: connect(&url, clock.clone()).await, clock, home }
+    }
+
+    /// Whether another process could have the same state, and a test look at it with
+    /// [`command`](Self::command) and [`keys`](Self::keys): everywhere but in memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(self.home, Home::Memory)
+    }
+
+    /// Runs a command of its first argument's key, on the server that has it; panics on an error reply.
+    pub(crate) fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Value {
+        match &self.home {
+            Home::Memory => panic!("nobody looks into the memory"),
+            Home::Server(server) => server.command(args),
+            Home::Cluster(cluster) => {
+                let key = String::from_utf8_lossy(args[1].as_ref());
+                cluster.command_for(&key, args)
+            }
+        }
+    }
+
+    /// The keys that match, on all servers together; panics in memory.
+    pub(crate) fn keys(&self, pattern: &str) -> Vec<String> {
+        match &self.home {
+            Home::Memory => panic!("nobody looks into the memory"),
+            Home::Server(server) => server.command(&["KEYS", pattern]).texts(),
+            Home::Cluster(cluster) => cluster.keys(pattern),
+        }
     }
 
     /// A backend over the same state as another process has it: with a connection of its own. In
     /// memory there is no other process, so it is the same one.
     pub(crate) async fn another(&self) -> Backend {
-        match &self.server {
-            Some(server) => connect(&user_url(server), self.clock.clone()).await,
+        match self.home.url() {
+            Some(url) => connect(&url, self.clock.clone()).await,
             None => self.backend.clone(),
         }
     }
@@ -76,25 +150,50 @@ impl Harness {
     /// A fresh backend over an empty store that decides by the real time: the system's clock in
     /// memory, the server's `TIME` in Redis.
     pub(crate) async fn live(&self) -> Backend {
-        match &self.server {
-            Some(server) => connect(&user_url(server), Clock::system()).await,
+        match self.home.url() {
+            Some(url) => connect(&url, Clock::system()).await,
             None => Backend::memory(),
         }
+    }
+
+    /// Two of them over one state, as two processes have it; in memory they are the same one.
+    pub(crate) async fn two_live(&self) -> [Backend; 2] {
+        let first = self.live().await;
+        let second = if self.is_shared() { self.live().await } else { first.clone() };
+        [first, second]
     }
 
     /// Lets time pass: the clock moves, and every TTL in Redis shrinks by as much.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
-        let Some(server) = &self.server else { return };
-        let mut client = server.client();
-        for key in client.command(&["KEYS", &format!("{PREFIX}:*")]).texts() {
-            let Value::Int(left) = client.command(&["PTTL", &key]) else {
-                panic!("PTTL answers with a number");
-            };
-            if left >= 0 {
-                let left = left - by.as_millis() as i64;
-                client.command(&["PEXPIRE", &key, &left.to_string()]);
-            }
+        match &self.home {
+            Home::Memory => {}
+            Home::Server(server) => age(&mut server.client(), by),
+            Home::Cluster(cluster) => cluster.each_master(|client| age(client, by)),
+        }
+    }
+}
+
+impl Home {
+    /// Where the documented user logs in.
+    fn url(&self) -> Option<String> {
+        match self {
+            Self::Memory => None,
+            Self::Server(server) => Some(user_url(server)),
+            Self::Cluster(cluster) => Some(cluster.url_as("shop", cluster.password())),
+        }
+    }
+}
+
+/// Every TTL on one server shrinks.
+fn age(client: &mut RespClient, by: Duration) {
+    for key in client.command(&["KEYS", &format!("{PREFIX}:*")]).texts() {
+        let Value::Int(left) = client.command(&["PTTL", &key]) else {
+            panic!("PTTL answers with a number");
+        };
+        if left >= 0 {
+            let left = left - by.as_millis() as i64;
+            client.command(&["PEXPIRE", &key, &left.to_string()]);
         }
     }
 }
@@ -116,6 +215,19 @@ pub(crate) fn allow_user(server: &RedisServer) -> Vec<&'static str> {
     let own = documented.replace("shop:", &format!("{PREFIX}:"));
     server.command(&own.split_whitespace().collect::<Vec<_>>());
     documented.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect()
+}
+
+/// Makes that user on all servers of a Cluster, with the Cluster's password: a test that has its
+/// servers later knows another one, so that nobody from here gets in there.
+fn allow_user_of(cluster: &RedisCluster) {
+    for line in rights().into_iter().take(2) {
+        let own = |word: &String| match word.strip_prefix('>') {
+            Some(_) => format!(">{}", cluster.password()),
+            None => word.clone(),
+        };
+        let line: Vec<_> = line.iter().map(own).collect();
+        cluster.command_on_all(&line.iter().map(String::as_str).collect::<Vec<_>>());
+    }
 }
 
 /// All commands that the documentation shows for that user, those for a cluster, Sentinel and replicas

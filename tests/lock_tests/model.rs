@@ -1,4 +1,4 @@
-//! Random histories on memory, on Redis and on a naive model: all three answer alike.
+//! Random histories on memory, on Redis (a server, a Cluster) and on a naive model: all answer alike.
 
 use super::spy::two;
 use crate::harness::Harness;
@@ -93,9 +93,18 @@ impl Naive {
 
 #[test]
 fn memory_redis_and_the_model_agree_reply_for_reply() {
+    agree(Harness::redis());
+}
+
+#[test]
+fn memory_a_cluster_and_the_model_agree_reply_for_reply() {
+    agree(Harness::cluster());
+}
+
+fn agree(harness: impl Future<Output = Harness>) {
     let runtime = Runtime::new().unwrap();
     let (harness, redis) = runtime.block_on(async {
-        let harness = Harness::redis().await;
+        let harness = harness.await;
         let redis = two(&harness).await;
         (harness, redis)
     });

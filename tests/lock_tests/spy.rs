@@ -28,9 +28,7 @@ pub(super) async fn two(harness: &Harness) -> [Backend; 2] {
 
 /// The same, by the real time.
 pub(super) async fn two_live(harness: &Harness) -> [Backend; 2] {
-    let one = harness.live().await;
-    let another = if harness.server().is_some() { harness.live().await } else { one.clone() };
-    [one, another]
+    harness.two_live().await
 }
 
 /// Locks that do not poll.

@@ -105,7 +105,12 @@ impl RedisCluster {
         self.url_as(USER, &self.password)
     }
 
-    /// The same for another user, made with [`command_on_all`](Self::command_on_all).
+    /// The password of that user, and a good one for others.
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// The same URL for another user, made with [`command_on_all`](Self::command_on_all).
     pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
         let seeds: Vec<_> = self.nodes()[..MASTERS]
             .iter()

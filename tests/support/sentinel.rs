@@ -205,10 +205,9 @@ fn configuration(me: usize, servers: &[u16], sentinels: &[u16], ids: &[String]) 
 /// reason to stand still for 30 s ("tilt") either.
 fn hurry(sentinel: &RedisServer) {
     let settings = [
-        "ping-period",
-        "100",
+        // A replica whose state is older than three of them is not promoted.
         "info-period",
-        "200",
+        "500",
         // Four of them is how long a master is let be that should be a replica. As a failover goes on
         // once a second, it must be longer than that.
         "publish-period",

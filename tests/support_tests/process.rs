@@ -1,6 +1,6 @@
 use std::{
     env,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use axum::{Router, routing::get};
 use tokio::time::timeout;
 
 use crate::support::{
+    cluster::RedisCluster,
     http::{client::HttpClient, server::HttpServer},
     process::{self, ChildApp},
     server::RedisServer,
@@ -17,6 +18,7 @@ use crate::support::{
 
 const APP: &str = "tests::process::app";
 const OWNER: &str = "tests::process::owner_of_a_server";
+const OWNER_OF_CLUSTERS: &str = "tests::process::owner_of_clusters";
 
 /// A child: an HTTP server that answers with its greeting.
 #[tokio::test]
@@ -46,6 +48,23 @@ fn owner_of_a_server() {
     loop {
         thread::park();
     }
+}
+
+/// A child: it has two Clusters, one of them idle in the pool, and ends as it is told to.
+#[test]
+fn owner_of_clusters() {
+    if !process::is_child(OWNER_OF_CLUSTERS) {
+        return;
+    }
+    let clusters = [RedisCluster::start(), RedisCluster::with_replicas()];
+    let nodes = clusters.iter().flat_map(|cluster| cluster.nodes());
+    let ports: Vec<_> = nodes.map(|node| node.port().to_string()).collect();
+    let [idle, _used] = clusters;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    drop(idle);
+    process::announce(listener.local_addr().unwrap());
+    println!("PORTS {}", ports.join(" "));
+    listener.accept().unwrap();
 }
 
 #[tokio::test]
@@ -83,6 +102,31 @@ fn a_server_dies_with_its_test_process() {
         let deadline = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(child.addr()).is_ok() || dir.exists() {
             assert!(Instant::now() < deadline, "the server outlives its test (paused: {paused})");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The pool is a static, which nobody drops.
+#[test]
+fn clusters_die_with_their_test_process_however_it_ends() {
+    type End = fn(&ChildApp);
+    let returns: End = |child| drop(TcpStream::connect(child.addr()));
+    for end in [ChildApp::kill, returns] {
+        let child = ChildApp::spawn(OWNER_OF_CLUSTERS, &[]);
+        let line = child.wait_for_line("PORTS ");
+        let ports = line.strip_prefix("PORTS ").unwrap().split(' ');
+        let ports: Vec<u16> = ports.map(|port| port.parse().unwrap()).collect();
+        let alive =
+            || ports.iter().filter(|port| TcpStream::connect(("127.0.0.1", **port)).is_ok());
+        assert_eq!((ports.len(), alive().count()), (9, 9));
+
+        end(&child);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while alive().count() > 0 {
+            assert!(Instant::now() < deadline, "nodes outlive their test: {:?}", {
+                alive().collect::<Vec<_>>()
+            });
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -58,7 +58,7 @@ impl Group {
         panic!("20 times in a row, one of the ports was taken by others");
     }
 
-    /// The processes, unless somebody else took a port.
+    /// The nodes, unless somebody else took a port.
     fn launch(options: &Options) -> Option<Self> {
         let names = Names::new(options.size());
         let args: Vec<_> =
@@ -74,10 +74,16 @@ impl Group {
         Some(group)
     }
 
+    /// Each takes over when it has heard of the epoch of the one before it, to get a higher one. Nodes
+    /// with the same would settle that at length, and not always see what moves meanwhile.
     fn take_over(&self) {
+        let mut last = 0;
         for node in &self.servers[..MASTERS] {
-            self.wait("a node serves as a replica", |_| serves(node));
+            self.wait("a node serves as a replica and hears of the others", |_| {
+                serves(node) && number(node, "cluster_current_epoch") >= last
+            });
             node.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+            last = number(node, "cluster_my_epoch");
         }
     }
 
@@ -118,6 +124,14 @@ fn serves(node: &RedisServer) -> bool {
     node.command(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok")
 }
 
+/// A number in `CLUSTER INFO`.
+fn number(node: &RedisServer, name: &str) -> u64 {
+    let info = node.command(&["CLUSTER", "INFO"]).text();
+    let mut facts = info.lines().filter_map(|line| line.split_once(':'));
+    let fact = facts.find(|(known, _)| *known == name);
+    fact.and_then(|(_, value)| value.parse().ok()).expect("CLUSTER INFO has the number")
+}
+
 /// Who is who.
 struct Names {
     ports: Vec<u16>,
@@ -136,7 +150,7 @@ impl Names {
 
     /// What the node `me` knows at its birth. Replicas come when the masters have taken over.
     fn nodes_conf(&self, me: usize) -> String {
-        let masters_rule = me >= MASTERS;
+        let has_masters = me >= MASTERS;
         let mut lines = String::new();
         let mut line = |id: &str, address: &str, flags: &str, master: &str, slots: String| {
             lines += &format!("{id} {address} {flags} {master} 0 0 0 connected {slots}\n");
@@ -145,21 +159,20 @@ impl Names {
         for (index, (id, port)) in self.ids.iter().zip(&self.ports).enumerate() {
             let address = format!("127.0.0.1:{port}@{}", port + BUS);
             let myself = if index == me { "myself," } else { "" };
-            let leader = if masters_rule { &self.ids } else { &self.ghosts };
-            if masters_rule && index < MASTERS {
+            let leader = if has_masters { &self.ids } else { &self.ghosts };
+            if has_masters && index < MASTERS {
                 line(id, &address, "master", "-", slots(index));
             } else {
                 let flags = format!("{myself}slave");
                 line(id, &address, &flags, &leader[index % MASTERS], String::new());
             }
         }
-        if !masters_rule {
+        if !has_masters {
             for (index, ghost) in self.ghosts.iter().enumerate() {
                 // Nobody listens there. Valkey takes a master without an address for failed.
                 line(ghost, &format!("127.0.0.1:{0}@{0}", index + 1), "master", "-", slots(index));
             }
         }
-        // Epochs apart, so that those who take over at the same time do not take the same one.
-        lines + &format!("vars currentEpoch {} lastVoteEpoch 0\n", me + 1)
+        lines + "vars currentEpoch 0 lastVoteEpoch 0\n"
     }
 }
