@@ -6,9 +6,12 @@ use crate::{
     session::{
         cookie::{CookieSettings, SameSite},
         error::Error,
+        limit::OnMaxSessions,
         service::SessionService,
+        sessions::Sessions,
         state::Terms,
         store::{Limits, SessionStore},
+        user_store::{MOST_LISTED, Trail},
     },
     store::StoreFuture,
 };
@@ -19,6 +22,9 @@ use tower_layer::Layer;
 
 /// The most fields a session may be allowed: all of them travel in one script call.
 const MOST_FIELDS: usize = 1_024;
+
+/// The longest trail of a user.
+const MOST_EVENTS: usize = 10_000;
 
 /// Gives each request a session, by a cookie. See the [module](crate::session).
 ///
@@ -37,6 +43,11 @@ pub(crate) struct Config {
     pub(crate) cookie: CookieSettings,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) save_on_server_error: bool,
+    pub(crate) on_gone: OnGone,
+    /// Whether the load is sent before anybody asks for it.
+    pub(crate) eager: bool,
+    pub(crate) trail: Trail,
+    pub(crate) max_sessions: Option<(usize, OnMaxSessions)>,
     /// Shorter than the store's own, if there is one.
     pub(crate) deadline: Option<Duration>,
     pub(crate) rejection: problem::Rejection<Error>,
@@ -57,6 +68,18 @@ pub enum OnStoreError {
     Anonymous,
 }
 
+/// What happens to a response whose session ended while its request was handled, so that the changes
+/// to it are lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnGone {
+    /// It goes out all the same: the client has logged out, or its session has expired.
+    #[default]
+    Ignore,
+    /// It is replaced by 409, for applications in which a change that is lost must not be confirmed.
+    Reject,
+}
+
 impl SessionLayer {
     /// Keeps sessions in this store: a [`Backend`](crate::Backend), usually.
     pub fn new(store: impl SessionStore) -> Self {
@@ -68,7 +91,13 @@ impl SessionLayer {
                 throttle: None,
                 limits: Limits::default(),
                 persistent: false,
+                clear_on_login: false,
+                most_events: Trail::default().events,
             },
+            trail: Trail::default(),
+            max_sessions: None,
+            on_gone: OnGone::default(),
+            eager: false,
             cookie: CookieSettings::default(),
             on_store_error: OnStoreError::default(),
             save_on_server_error: false,
@@ -200,6 +229,69 @@ impl SessionLayer {
         self.with(|config| config.save_on_server_error = save)
     }
 
+    /// What happens to a response whose changes are lost because the session ended meanwhile. Default:
+    /// [`OnGone::Ignore`].
+    pub fn on_gone(self, policy: OnGone) -> Self {
+        self.with(|config| config.on_gone = policy)
+    }
+
+    /// Whether the session of each request is asked for as soon as the request comes, instead of when
+    /// the handler wants it. Nobody waits for the answer until then: what layers further in ask Redis
+    /// meanwhile, a rate limit for one, goes out together with it, so that both are one round trip. For
+    /// routes whose handlers want their session anyway; others pay for what they do not use. Default:
+    /// `false`.
+    pub fn eager(self, eager: bool) -> Self {
+        self.with(|config| config.eager = eager)
+    }
+
+    /// How many sessions a user may have at a time, and what a login does that would be one more. It
+    /// is exact for logins one after another; of logins at the same moment, all may succeed, until
+    /// the next one. Default: without limit.
+    ///
+    /// A login of a user who has too many costs three or more round trips besides, and with
+    /// [`OnMaxSessions::Reject`] each login two.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero or more than 1,000.
+    pub fn max_sessions(self, most: usize, policy: OnMaxSessions) -> Self {
+        assert!(
+            (1..=MOST_LISTED).contains(&most),
+            "a user may have 1 to {MOST_LISTED} sessions, not {most}"
+        );
+        self.with(|config| config.max_sessions = Some((most, policy)))
+    }
+
+    /// Whether a login drops what was stored before it by a visitor who was not logged in: a cart,
+    /// and whatever somebody else may have put there who planted the cookie. Default: `false`.
+    pub fn clear_on_login(self, clear: bool) -> Self {
+        self.with(|config| config.terms.clear_on_login = clear)
+    }
+
+    /// How much is kept of what a user did ([`Session::record`](super::Session::record)). Default: 100
+    /// events, until 30 days after the last.
+    ///
+    /// # Panics
+    ///
+    /// If it is no event or more than 10,000.
+    pub fn trail(self, trail: Trail) -> Self {
+        assert!(
+            (1..=MOST_EVENTS).contains(&trail.events),
+            "a trail has 1 to {MOST_EVENTS} events, not {}",
+            trail.events
+        );
+        self.with(|config| {
+            config.trail = trail;
+            config.terms.most_events = trail.events;
+        })
+    }
+
+    /// The sessions of users, to list and to end them from outside of a request.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions::over(self.config.store.clone())
+    }
+
     /// How long a request waits for each call to the store, if that is to be less than what the store
     /// allows itself. Default: the store's own deadline, which is 250 ms unless the
     /// [backend](crate::backend::Builder::deadline) says otherwise.
@@ -262,6 +354,8 @@ impl fmt::Debug for Config {
             .field("cookie", &self.cookie)
             .field("on_store_error", &self.on_store_error)
             .field("save_on_server_error", &self.save_on_server_error)
+            .field("on_gone", &self.on_gone)
+            .field("max_sessions", &self.max_sessions)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }

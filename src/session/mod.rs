@@ -141,25 +141,40 @@
 //! What was stored before a login is still there after it. Call [`Session::clear`] before
 //! [`login`](Session::login) if somebody else may have put it there.
 
+mod account;
+mod activity;
 mod commit;
 mod cookie;
+mod envelope;
 mod error;
+mod expiry;
 #[cfg(feature = "axum")]
 mod extract;
 mod field;
 mod future;
 mod handle;
 mod layer;
+mod lazy_field;
+mod limit;
 mod memory;
+mod memory_users;
 mod pending;
 mod policy;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_record;
+#[cfg(feature = "redis")]
+mod redis_users;
 mod service;
+mod sessions;
 mod state;
 mod step;
 mod store;
 mod token;
+mod update;
+mod user_store;
+mod whole;
 
 #[cfg(feature = "axum")]
 pub use self::extract::SessionRejection;
@@ -169,17 +184,21 @@ pub use self::redis::RedisStore;
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::SCRIPTS;
 pub use self::{
+    activity::Activity,
     cookie::SameSite,
     error::Error,
     field::{Field, Key},
     future::ResponseFuture,
     handle::{LazySession, Session},
-    layer::{OnStoreError, SessionLayer},
+    layer::{OnGone, OnStoreError, SessionLayer},
+    limit::OnMaxSessions,
     memory::MemoryStore,
     service::SessionService,
+    sessions::{Device, Sessions},
     store::{
         Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, NewSession,
-        Record, SessionStore,
+        Note, Record, SessionStore, Swap, Swapped,
     },
-    token::{Selector, Token, VerifierHash},
+    token::{BadSelector, Selector, Token, VerifierHash},
+    user_store::{Trail, UserStore},
 };
