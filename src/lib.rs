@@ -44,6 +44,7 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
+//! | `session-signed`, `session-private` | no | session cookies that are signed, or encrypted |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
 //! | `redis-tls` | no | `rediss://` and `connection::Tls`, with rustls and ring |

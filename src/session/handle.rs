@@ -109,6 +109,9 @@ impl LazySession {
                 Ok(Some(record)) if record.verifier == token.hash() => {
                     let now = config.store.clock().now();
                     state = State::loaded(config.terms, *token, record, now);
+                    if presented.is_outdated(token) {
+                        state.reseal();
+                    }
                     break;
                 }
                 Ok(Some(record)) if record.previous == Some(token.hash()) => {

@@ -153,6 +153,8 @@ mod extract;
 mod field;
 mod future;
 mod handle;
+#[cfg(any(feature = "session-signed", feature = "session-private"))]
+mod key;
 mod layer;
 mod lazy_field;
 mod limit;
@@ -166,6 +168,7 @@ mod redis;
 mod redis_record;
 #[cfg(feature = "redis")]
 mod redis_users;
+mod seal;
 mod service;
 mod sessions;
 mod state;
@@ -178,6 +181,8 @@ mod whole;
 
 #[cfg(feature = "axum")]
 pub use self::extract::SessionRejection;
+#[cfg(any(feature = "session-signed", feature = "session-private"))]
+pub use self::key::CookieKey;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;

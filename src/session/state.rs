@@ -145,6 +145,11 @@ impl State {
         }
     }
 
+    /// Sends the cookie again, since it is sealed by an old key.
+    pub(crate) fn reseal(&mut self) {
+        self.cookie = self.live.as_ref().map(|live| CookieChange::Set(live.token, live.lasts));
+    }
+
     /// The session in the store.
     pub(crate) fn token(&self) -> Option<Token> {
         self.live.as_ref().map(|live| live.token)
@@ -443,6 +448,7 @@ impl State {
     /// The session has ended.
     pub(crate) fn gone(&mut self) -> Error {
         self.live = None;
+        self.cookie = None;
         self.stale = None;
         self.slide_due = false;
         self.writes = Writes::Dropped;
