@@ -6,24 +6,25 @@
 mod support;
 #[macro_use]
 mod harness;
+#[path = "session_tests/browser.rs"]
+mod browser;
 
 use crate::{
+    browser::{Browser, settled},
     harness::{Harness, PREFIX},
-    support::{proxy::FaultProxy, server::RedisServer},
+    support::{cluster::RedisCluster, proxy::FaultProxy, server::RedisServer},
 };
 use futures_util::future::join_all;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::StatusCode;
 use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
     time::{Duration, UNIX_EPOCH},
 };
-use tower::{Layer, ServiceExt, service_fn};
 use towerkeep::{
     Backend, UserId,
     session::{
-        Activity, Device, Error, LazySession, Limits, NewSession, OnGone, OnMaxSessions, Session,
-        SessionLayer, SessionStore, Sessions, Token, Trail, UserStore,
+        Activity, Device, Error, Limits, NewSession, OnGone, OnMaxSessions, Session, SessionLayer,
+        SessionStore, Sessions, Token, Trail, UserStore,
     },
 };
 
@@ -48,106 +49,10 @@ on_every_backend! {
     a_user_has_any_name,
 }
 
-const COOKIE: &str = "__Host-sid";
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn layer(store: &Backend) -> SessionLayer {
     SessionLayer::new(store.clone()).idle_timeout(HOUR)
-}
-
-/// One browser: what it is to do with its session is a closure for each request.
-struct Browser {
-    layer: SessionLayer,
-    cookie: Mutex<Option<String>>,
-}
-
-struct Answer<T> {
-    status: StatusCode,
-    headers: HeaderMap,
-    value: Option<T>,
-}
-
-impl<T> Answer<T> {
-    fn set_cookie(&self) -> Option<&str> {
-        self.headers.get(header::SET_COOKIE).map(|value| value.to_str().unwrap())
-    }
-}
-
-impl Browser {
-    fn new(layer: &SessionLayer) -> Self {
-        Self { layer: layer.clone(), cookie: Mutex::default() }
-    }
-
-    /// Somebody else with the same cookie.
-    fn copy(&self) -> Self {
-        Self { layer: self.layer.clone(), cookie: Mutex::new(self.cookie()) }
-    }
-
-    fn cookie(&self) -> Option<String> {
-        self.cookie.lock().unwrap().clone()
-    }
-
-    async fn request<T: Send + 'static, F: Future<Output = T> + Send>(
-        &self,
-        handler: impl FnOnce(Session) -> F + Send + 'static,
-    ) -> Answer<T> {
-        let mut request = Request::new(String::new());
-        if let Some(cookie) = self.cookie() {
-            let line = format!("{COOKIE}={cookie}");
-            request.headers_mut().insert(header::COOKIE, line.parse().unwrap());
-        }
-        let value = Arc::new(Mutex::new(None));
-        let handler = Mutex::new(Some(handler));
-        let service = {
-            let value = value.clone();
-            service_fn(move |request: Request<String>| {
-                let handler = handler.lock().unwrap().take().unwrap();
-                let (value, lazy) = (value.clone(), request.extensions().get().cloned());
-                async move {
-                    let lazy: LazySession = lazy.unwrap();
-                    let done = handler(lazy.load().await.unwrap()).await;
-                    *value.lock().unwrap() = Some(done);
-                    Ok::<_, Infallible>(Response::new(String::new()))
-                }
-            })
-        };
-        let response = self.layer.layer(service).oneshot(request).await.unwrap();
-        let headers = response.headers().clone();
-        for line in headers.get_all(header::SET_COOKIE) {
-            let line = line.to_str().unwrap();
-            let value = line.strip_prefix(COOKIE).unwrap().strip_prefix('=').unwrap();
-            let value = value.split(';').next().unwrap();
-            let kept = !value.is_empty();
-            *self.cookie.lock().unwrap() = kept.then(|| value.to_owned());
-        }
-        let value = value.lock().unwrap().take();
-        Answer { status: response.status(), headers, value }
-    }
-
-    async fn login(&self, user: &'static str) -> Answer<()> {
-        self.request(move |session| async move { session.login(user).unwrap() }).await
-    }
-
-    async fn set(&self, field: &'static str) -> Answer<()> {
-        self.request(move |session| async move { session.set(field, &1).unwrap() }).await
-    }
-
-    async fn logout(&self) {
-        self.request(async |session| session.destroy()).await;
-    }
-
-    async fn user(&self) -> Option<String> {
-        let user = self.request(async |session| session.user().map(|user| user.to_string()));
-        user.await.value.unwrap()
-    }
-
-    async fn names(&self) -> Vec<String> {
-        self.request(async |session| session.names()).await.value.unwrap()
-    }
-
-    fn token(&self) -> Token {
-        Token::parse(self.cookie().unwrap().as_bytes()).unwrap()
-    }
 }
 
 fn ann() -> UserId {
@@ -156,11 +61,6 @@ fn ann() -> UserId {
 
 async fn list(sessions: &Sessions) -> Vec<Device> {
     sessions.list(&ann()).await.unwrap()
-}
-
-/// What is done after the response is done when this returns.
-async fn settled(backend: &Backend) {
-    assert_eq!(backend.shutdown(Duration::from_secs(10)).await, 0);
 }
 
 async fn a_login_is_listed_with_what_the_application_says_of_the_device(harness: Harness) {
@@ -470,7 +370,7 @@ async fn a_cookie_from_before_the_login_writes_nothing_and_clobbers_nothing(harn
     assert!(told.value.as_ref().unwrap().is_gone() && told.set_cookie().is_none());
     assert_eq!(browser.names().await, ["cart"]);
     // Beside the right cookie, as after a change of the path, it does not matter.
-    let strict = Browser { layer: layer.on_gone(OnGone::Reject), cookie: Mutex::new(old.cookie()) };
+    let strict = old.through(&layer.on_gone(OnGone::Reject));
     assert_eq!(strict.set("late").await.status, StatusCode::CONFLICT);
     harness.advance(Duration::from_secs(60));
     let unknown = old.set("new").await;
@@ -675,4 +575,36 @@ async fn a_session_that_could_not_be_listed_is_given_to_nobody() {
     assert_eq!(browser.user().await, None, "there would be no way to revoke it");
     let error: Error = layer.sessions().list(&ann()).await.unwrap_err();
     assert!(error.is_unavailable());
+}
+
+#[tokio::test]
+async fn users_sessions_lie_anywhere_in_a_cluster() {
+    let cluster = RedisCluster::start();
+    let builder = Backend::builder().prefix(PREFIX).deadline(HOUR);
+    let backend = builder.redis(cluster.url()).await.unwrap();
+    let layer = layer(&backend).max_sessions(8, OnMaxSessions::EvictOldest);
+    let browsers: Vec<_> = (0..12).map(|_| Browser::new(&layer)).collect();
+    for browser in &browsers {
+        let done = browser.request(async |session: Session| {
+            session.login("ann").unwrap();
+            session.record("login").unwrap();
+            session.update("list", |list: &mut Vec<u8>| list.push(1)).await.unwrap();
+            session.set("a", &1).unwrap();
+        });
+        assert_eq!(done.await.status, StatusCode::OK);
+    }
+    let key = |browser: &Browser| format!("{PREFIX}:session:{}", browser.token().selector());
+    let servers: BTreeSet<_> =
+        browsers.iter().map(|browser| cluster.owner_of(&key(browser)).port()).collect();
+    assert!(servers.len() > 1, "the test needs sessions on several servers");
+    assert_eq!(list(&layer.sessions()).await.len(), 8);
+    let users = join_all(browsers.iter().map(Browser::user)).await;
+    assert_eq!(users.iter().filter(|user| user.is_some()).count(), 8);
+    assert_eq!(layer.sessions().recent(&ann(), 99).await.unwrap().len(), 12);
+    let last = browsers[11].token().selector();
+    assert_eq!(layer.sessions().revoke_all(&ann(), Some(last)).await.unwrap(), 7);
+    assert!(browsers[11].user().await.is_some() && browsers[10].user().await.is_none());
+    browsers[11].logout().await;
+    assert!(list(&layer.sessions()).await.is_empty());
+    assert_eq!(cluster.keys("*:session:*"), Vec::<String>::new());
 }
