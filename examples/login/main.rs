@@ -61,7 +61,9 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let backend = Backend::from_env().await?;
     let port: u16 = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| {
+        format!("cannot listen on port {port}: {error}; choose another one by PORT=…")
+    })?;
     let port = listener.local_addr()?.port();
     println!("Open http://localhost:{port} in a browser. State lives in {backend}.");
     if backend.connection().is_some() {
@@ -287,7 +289,7 @@ async fn style() -> impl IntoResponse {
 
 /// The pages need no script, and nothing from elsewhere.
 async fn secure(mut response: Response) -> Response {
-    let policy = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; \
+    let policy = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; \
         frame-ancestors 'none'";
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, policy),

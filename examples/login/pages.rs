@@ -14,6 +14,28 @@ pub(super) struct Page {
     footer: String,
 }
 
+/// For those who are not logged in.
+const FORMS: &str = r#"<div class="columns">
+<section class="card">
+<h2>Log in</h2>
+<form method="post" action="/login">
+<label>Name <input name="name" autocomplete="username" required maxlength="30"></label>
+<label>Password <input name="password" type="password" autocomplete="current-password" required></label>
+<label class="tick"><input name="remember" type="checkbox"> Remember me for 30 days</label>
+<button class="primary">Log in</button>
+</form>
+</section>
+<section class="card">
+<h2>Register</h2>
+<form method="post" action="/register">
+<label>Name <input name="name" autocomplete="username" required maxlength="30" pattern="[A-Za-z0-9._\-]+"></label>
+<label>Password <small>(8 characters or more)</small> <input name="password" type="password" autocomplete="new-password" required minlength="8" maxlength="200"></label>
+<button>Create an account</button>
+</form>
+</section>
+</div>
+"#;
+
 /// Text that is shown as it is.
 struct Text<T>(T);
 
@@ -37,26 +59,7 @@ impl Page {
     /// For visitors.
     pub(super) fn welcome(backend: &Backend, flash: Option<&str>) -> Self {
         let mut main = flashed(flash);
-        main += r#"<div class="columns">
-<section class="card">
-<h2>Log in</h2>
-<form method="post" action="/login">
-<label>Name <input name="name" autocomplete="username" required maxlength="30"></label>
-<label>Password <input name="password" type="password" autocomplete="current-password" required></label>
-<label class="tick"><input name="remember" type="checkbox"> Remember me for 30 days</label>
-<button class="primary">Log in</button>
-</form>
-</section>
-<section class="card">
-<h2>Register</h2>
-<form method="post" action="/register">
-<label>Name <input name="name" autocomplete="username" required maxlength="30" pattern="[A-Za-z0-9._\-]+"></label>
-<label>Password <small>(8 characters or more)</small> <input name="password" type="password" autocomplete="new-password" required minlength="8" maxlength="200"></label>
-<button>Create an account</button>
-</form>
-</section>
-</div>
-"#;
+        main += FORMS;
         Self { main, footer: lives_in(backend) }
     }
 
@@ -93,13 +96,14 @@ impl Page {
             let is_this = Some(device.handle) == this;
             let _ = write!(
                 self.main,
-                r#"<li><div><b>{}</b>{}{}<small>since {}, last seen {}, ends in {} without a visit</small></div>"#,
+                r#"<li><div><b>{}</b>{}{}<small>since {}, last seen {}, ends in {}{}</small></div>"#,
                 Text(&label),
                 if is_this { " <span class=\"tag\">this device</span>" } else { "" },
                 if device.remembered { " <span class=\"tag\">remembered</span>" } else { "" },
                 devices::ago(device.created),
                 devices::ago(device.last_seen),
                 devices::rough(device.expires_in),
+                if device.remembered { "" } else { " without a visit" },
             );
             if !is_this {
                 let _ = write!(
@@ -139,10 +143,7 @@ impl Page {
 
     /// Says why somebody was not let in.
     pub(super) fn refused(refused: &Refused) -> Self {
-        let main = format!(
-            "<p class=\"flash bad\" role=\"alert\">{}</p>\n<p><a href=\"/\">Back</a></p>\n",
-            Text(refused)
-        );
+        let main = format!("<p class=\"flash bad\" role=\"alert\">{}</p>\n{FORMS}", Text(refused));
         Self { main, footer: String::new() }
     }
 }
