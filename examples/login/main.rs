@@ -35,9 +35,6 @@ use towerkeep::{
     session::{self, Key, OnMaxSessions, Selector, Session, SessionLayer},
 };
 
-/// A message that the next page shows once.
-const FLASH: Key<String> = Key::new("flash");
-
 const VISITS: Key<u64> = Key::new("visits");
 
 /// What the name of every key in Redis begins with: that of the sessions by default, so of the accounts
@@ -127,14 +124,14 @@ async fn home(
             ..2 => "You are logged out.".to_owned(),
             ended => format!("You are logged out on {ended} devices."),
         });
-        return Ok(Page::welcome(&backend, bye.as_deref()).into_response());
+        return Ok(Page::welcome(&backend, bye.as_slice()).into_response());
     };
-    let flash = session.take(FLASH)?;
+    let messages = session.flashes::<String>()?;
     let visits = session.incr(VISITS, 1)?;
     let devices = session.sessions().list(&user).await?;
     let recent = session.recent(8).await?;
     let agent = devices::label(&headers);
-    let page = Page::account(&backend, flash.as_deref(), &user, visits, &agent)
+    let page = Page::account(&backend, &messages, &user, visits, &agent)
         .devices(&devices, session.handle())
         .activity(&recent);
     Ok(page.into_response())
@@ -156,7 +153,7 @@ async fn register(
 ) -> Result<Response, Failure> {
     accounts.register(&form.name, form.password).await?;
     enter(&session, &form.name, "registered", false, &headers)?;
-    session.set(FLASH, &format!("Welcome, {}. Your account is ready.", form.name))?;
+    session.flash(&format!("Welcome, {}. Your account is ready.", form.name))?;
     Ok(Redirect::to("/").into_response())
 }
 
@@ -225,7 +222,7 @@ async fn logout_everywhere(
     }
     note(&session, "logged out on all other devices", &headers)?;
     let devices = if ended == 1 { "device" } else { "devices" };
-    session.set(FLASH, &format!("Logged out on {ended} other {devices}."))?;
+    session.flash(&format!("Logged out on {ended} other {devices}."))?;
     Ok(Redirect::to("/"))
 }
 
@@ -250,7 +247,7 @@ async fn revoke(
     } else {
         "That device was logged out already."
     };
-    session.set(FLASH, &message.to_owned())?;
+    session.flash(message)?;
     Ok(Redirect::to("/").into_response())
 }
 

@@ -57,8 +57,8 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
 
 impl Page {
     /// For visitors.
-    pub(super) fn welcome(backend: &Backend, flash: Option<&str>) -> Self {
-        let mut main = flashed(flash);
+    pub(super) fn welcome(backend: &Backend, messages: &[String]) -> Self {
+        let mut main = flashed(messages);
         main += FORMS;
         Self { main, footer: lives_in(backend) }
     }
@@ -66,12 +66,12 @@ impl Page {
     /// For users.
     pub(super) fn account(
         backend: &Backend,
-        flash: Option<&str>,
+        messages: &[String],
         user: &UserId,
         visits: i64,
         agent: &str,
     ) -> Self {
-        let mut main = flashed(flash);
+        let mut main = flashed(messages);
         let times = if visits == 1 { "once".to_owned() } else { format!("{visits} times") };
         let _ = write!(
             main,
@@ -148,9 +148,9 @@ impl Page {
     }
 }
 
-fn flashed(message: Option<&str>) -> String {
+fn flashed(messages: &[String]) -> String {
     let shown = |message| format!("<p class=\"flash\" role=\"status\">{}</p>\n", Text(message));
-    message.map(shown).unwrap_or_default()
+    messages.iter().map(shown).collect()
 }
 
 fn lives_in(backend: &Backend) -> String {
