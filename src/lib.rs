@@ -45,7 +45,7 @@
 //! | --- | --- | --- |
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
 //! | `session-signed`, `session-private` | no | session cookies that are signed, or encrypted |
-//! | `tower-sessions`, `tower-sessions-0-14` | no | [`tower_sessions`]: a store for that crate, and for axum-login |
+//! | `tower-sessions`, `tower-sessions-0-14` | no | `tower_sessions`: a store for that crate, and for axum-login |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
 //! | `redis-tls` | no | `rediss://` and `connection::Tls`, with rustls and ring |
