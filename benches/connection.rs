@@ -20,7 +20,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use support::{RedisCluster, RedisServer, run};
+use support::{RedisServer, run, servers::cluster::RedisCluster};
 use tokio::{runtime::Runtime, task::JoinSet};
 use towerkeep::connection::{
     Config, Connection, Script, deadpool_redis,

@@ -45,6 +45,8 @@ mod scripts;
 mod session;
 mod slow_log;
 mod stores;
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+mod tower_sessions;
 mod version;
 
 pub use self::{

@@ -44,6 +44,8 @@
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
+//! | `session-signed`, `session-private` | no | session cookies that are signed, or encrypted |
+//! | `tower-sessions`, `tower-sessions-0-14` | no | `tower_sessions`: a store for that crate, and for axum-login |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
 //! | `redis-tls` | no | `rediss://` and `connection::Tls`, with rustls and ring |
@@ -96,6 +98,8 @@ mod store;
 mod tasks;
 pub mod telemetry;
 mod token;
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+pub mod tower_sessions;
 
 pub use crate::{
     backend::Backend,

@@ -44,7 +44,8 @@ use towerkeep::{
     marks::{Finish, SessionTouched},
     session::{
         Committed, Created, Delta, Destroyed, Error, Key, LazySession, Limits, NewSession,
-        OnStoreError, Record, Selector, Session, SessionLayer, SessionStore, Token, VerifierHash,
+        OnStoreError, Record, Selector, Session, SessionLayer, SessionStore, Swap, Swapped, Token,
+        Trail, UserStore, VerifierHash,
     },
 };
 
@@ -307,7 +308,8 @@ async fn a_login_as_another_user_leaves_nothing_of_the_first(harness: Harness) {
     assert_ne!(visitor.cookie().unwrap()[..21], ann.cookie().unwrap()[..21]);
     assert_eq!(ann.show().await, "", "ann's session outlives her browser's next user");
     if harness.is_shared() {
-        assert_eq!(harness.keys("*").len(), 1);
+        assert_eq!(harness.keys("*:user:*"), [format!("{PREFIX}:user:bob")]);
+        assert_eq!(harness.keys("*").len(), 2);
     }
 }
 
@@ -720,6 +722,10 @@ impl SessionStore for Gated {
         })
     }
 
+    fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>> {
+        self.inner.load_field(selector, field)
+    }
+
     fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         self.inner.create(selector, new, limits)
     }
@@ -749,8 +755,44 @@ impl SessionStore for Gated {
         self.inner.destroy(selector, presented, user)
     }
 
+    fn swap(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        swap: Swap,
+        limits: Limits,
+    ) -> StoreFuture<Swapped> {
+        self.inner.swap(selector, presented, swap, limits)
+    }
+
+    fn revoke(&self, selector: &Selector, user: &UserId) -> StoreFuture<Destroyed> {
+        self.inner.revoke(selector, user)
+    }
+
     fn tasks(&self) -> Tasks {
         self.inner.tasks().clone()
+    }
+}
+
+impl UserStore for Gated {
+    fn enlist(&self, user: &UserId, selector: &Selector, idle: Duration) -> StoreFuture<usize> {
+        self.inner.enlist(user, selector, idle)
+    }
+
+    fn unlist(&self, user: &UserId, selectors: &[Selector], spared: Duration) -> StoreFuture<()> {
+        self.inner.unlist(user, selectors, spared)
+    }
+
+    fn listed(&self, user: &UserId) -> StoreFuture<Vec<(Selector, Duration)>> {
+        self.inner.listed(user)
+    }
+
+    fn append(&self, user: &UserId, events: Vec<Bytes>, trail: Trail) -> StoreFuture<()> {
+        self.inner.append(user, events, trail)
+    }
+
+    fn recent(&self, user: &UserId, count: usize) -> StoreFuture<Vec<Bytes>> {
+        self.inner.recent(user, count)
     }
 }
 
@@ -891,9 +933,11 @@ async fn a_session_is_readable_by_others_and_holds_no_credential() {
     let visitor = Visitor::new(&app(backend.clone()));
     visitor.get("/visit").await;
     visitor.get("/login/ann").await;
-    let keys = server.command(&["KEYS", "*"]).texts();
+    let mut keys = server.command(&["KEYS", "*"]).texts();
+    keys.sort();
     let token = Token::parse(visitor.cookie().unwrap().as_bytes()).unwrap();
-    assert_eq!(keys, [format!("{PREFIX}:session:{}", token.selector())]);
+    let expected = [format!("{PREFIX}:session:{}", token.selector()), format!("{PREFIX}:user:ann")];
+    assert_eq!(keys, expected);
     let hash = server.command(&["HGETALL", &keys[0]]).map();
     assert_eq!(hash["visits"], "1");
     assert_eq!(hash["after"], "\"login\"");

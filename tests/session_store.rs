@@ -16,7 +16,7 @@ use towerkeep::{
     Backend, StoreError, UserId,
     session::{
         Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, NewSession,
-        Record, SessionStore, Token, VerifierHash,
+        Note, Record, SessionStore, Swap, Swapped, Token, VerifierHash,
     },
 };
 
@@ -26,6 +26,9 @@ on_every_backend! {
     a_delta_that_is_refused_changes_nothing,
     another_proof_reads_but_changes_and_destroys_nothing,
     a_rotation_kills_the_old_proof_at_once,
+    for_a_minute_the_proof_before_a_rotation_is_known,
+    fields_of_another_version_are_not_the_users,
+    concurrent_swaps_of_one_field_are_all_made,
     a_session_ends_when_idle_and_a_slide_prevents_it,
     a_session_ends_at_its_deadline_however_busy_it_is,
     a_login_restarts_the_lifetime,
@@ -84,7 +87,7 @@ impl<S: SessionStore> Store<S> {
 }
 
 fn done(sums: &[i64]) -> Committed {
-    Committed::Done { ttl: IDLE, sums: sums.to_vec() }
+    Committed::Done { ttl: IDLE, sums: sums.to_vec(), note: None }
 }
 
 async fn a_session_is_read_as_it_was_created(harness: Harness) {
@@ -208,10 +211,80 @@ async fn a_rotation_kills_the_old_proof_at_once(harness: Harness) {
     rotation.verifier = Some(rotated.hash());
     assert_eq!(store.commit(&token, rotation).await, done(&[]));
     assert_eq!(store.load(&token).await.unwrap().verifier, rotated.hash());
-    assert_eq!(store.commit(&token, delta(&[("a", set("3"))])).await, Committed::Gone);
+    assert_eq!(store.commit(&token, delta(&[("a", set("3"))])).await, Committed::Rotated);
     assert_eq!(store.commit(&rotated, delta(&[("b", set("4"))])).await, done(&[]));
     let expected = fields(&[("a", "2"), ("b", "4")]);
     assert_eq!(*store.load(&token).await.unwrap().fields, expected);
+}
+
+async fn for_a_minute_the_proof_before_a_rotation_is_known(harness: Harness) {
+    let store = Store(harness.backend.clone());
+    let token = Token::random();
+    store.create(&token, &[]).await;
+    let rotate = |to: &Token| {
+        let mut rotation = Delta::default();
+        rotation.verifier = Some(to.hash());
+        rotation
+    };
+    let (second, third) = (token.rotated(), token.rotated());
+    store.commit(&token, rotate(&second)).await;
+    assert_eq!(store.load(&token).await.unwrap().previous, Some(token.hash()));
+    harness.advance(Duration::from_millis(59_999));
+    assert_eq!(store.commit(&token, delta(&[("a", set("1"))])).await, Committed::Rotated);
+    harness.advance(Duration::from_millis(1));
+    assert_eq!(store.commit(&token, delta(&[("a", set("1"))])).await, Committed::Gone);
+    store.commit(&second, rotate(&third)).await;
+    assert_eq!(store.commit(&second, Delta::default()).await, Committed::Rotated);
+    assert_eq!(store.commit(&token, Delta::default()).await, Committed::Gone);
+    assert_eq!(store.destroy(&second, None).await, Destroyed::Nothing, "it proves nothing");
+    assert!(store.load(&token).await.unwrap().fields.is_empty());
+}
+
+async fn fields_of_another_version_are_not_the_users(harness: Harness) {
+    let Some(server) = harness.server() else { return };
+    let store = Store(harness.backend.clone());
+    let token = Token::random();
+    store.create(&token, &[("a", "1")]).await;
+    let key = format!("{PREFIX}:session:{}", token.selector());
+    server.command(&["HSET", &key, ".new", "1", ".newer", "2"]);
+    let two = delta(&[("a", set("2")), ("b", set("1"))]);
+    let limits = Limits::new(2, 100);
+    let commit = harness.commit(&token.selector(), &token.hash(), two, limits).await.unwrap();
+    assert_eq!(commit, done(&[]), "they took the place of fields");
+    let third = delta(&[("c", set("1"))]);
+    let commit = harness.commit(&token.selector(), &token.hash(), third, limits).await.unwrap();
+    assert_eq!(commit, Committed::TooLarge(Limit::Fields));
+    let mut clear = Delta::default();
+    clear.clear = true;
+    assert_eq!(store.commit(&token, clear).await, done(&[]));
+    assert!(store.load(&token).await.unwrap().fields.is_empty());
+    assert_eq!(server.command(&["HGET", &key, ".new"]).text(), "1");
+}
+
+async fn concurrent_swaps_of_one_field_are_all_made(harness: Harness) {
+    let backends = [harness.backend.clone(), harness.another().await];
+    let token = Token::random();
+    Store(backends[0].clone()).create(&token, &[]).await;
+    let mut swaps = JoinSet::new();
+    for n in 0..16 {
+        let backend = backends[n % 2].clone();
+        swaps.spawn(async move {
+            let mut seen: Option<Bytes> = None;
+            loop {
+                let held = seen.as_ref().map_or(0, |held| held.len());
+                let swap = Swap::new("list", seen.clone(), vec![b'1'; held + 1].into());
+                let swap = backend.swap(&token.selector(), &token.hash(), swap, Limits::default());
+                match swap.await.unwrap() {
+                    Swapped::Done { ttl, .. } => break assert_eq!(ttl, IDLE),
+                    Swapped::Changed(held) => seen = held,
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+    }
+    swaps.join_all().await;
+    let record = Store(harness.backend.clone()).load(&token).await.unwrap();
+    assert_eq!(record.fields["list"].len(), 16);
 }
 
 async fn a_session_ends_when_idle_and_a_slide_prevents_it(harness: Harness) {
@@ -240,7 +313,7 @@ async fn a_session_ends_at_its_deadline_however_busy_it_is(harness: Harness) {
     }
     harness.advance(IDLE / 4);
     let last = store.commit(&token, Delta::default()).await;
-    assert_eq!(last, Committed::Done { ttl: IDLE / 4, sums: vec![] });
+    assert_eq!(last, Committed::Done { ttl: IDLE / 4, sums: vec![], note: None });
     assert_eq!(store.load(&token).await.unwrap().longest_ttl, IDLE / 4);
     harness.advance(IDLE / 4);
     assert_eq!(store.commit(&token, Delta::default()).await, Committed::Gone);
@@ -258,12 +331,12 @@ async fn a_login_restarts_the_lifetime(harness: Harness) {
     login.idle = Some(IDLE * 2);
     login.absolute = Absolute::In(IDLE * 3);
     let committed = store.commit(&token, login).await;
-    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![] });
+    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![], note: None });
     let mut forever = Delta::default();
     forever.absolute = Absolute::Never;
     harness.advance(IDLE);
     let committed = store.commit(&token, forever).await;
-    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![] });
+    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![], note: None });
 }
 
 async fn concurrent_increments_and_fields_are_all_kept(harness: Harness) {
@@ -328,6 +401,8 @@ enum Op {
     Create { session: usize, absolute: Option<u64>, fields: Vec<(u8, u8)> },
     Load { session: usize },
     Commit { session: usize, step: Step },
+    Swap { session: usize, stale: bool, field: u8, seen: Option<u8>, value: u8 },
+    Revoke { session: usize, user: u8 },
     Destroy { session: usize, stale: bool, user: Option<u8> },
     Advance { hours: u64 },
 }
@@ -339,6 +414,8 @@ struct Step {
     user: Option<u8>,
     idle: Option<u64>,
     absolute: Option<Option<u64>>,
+    persistent: Option<bool>,
+    device: Option<u8>,
     clear: bool,
     changes: BTreeMap<u8, Kind>,
 }
@@ -347,6 +424,7 @@ struct Step {
 enum Kind {
     Set(u8),
     Remove,
+    RemoveIf(u8),
     Increment(i64),
 }
 
@@ -376,6 +454,7 @@ fn histories() -> impl Strategy<Value = Vec<Op>> {
     let kind = prop_oneof![
         (0u8..8).prop_map(Kind::Set),
         Just(Kind::Remove),
+        (0u8..8).prop_map(Kind::RemoveIf),
         by.prop_map(Kind::Increment),
     ];
     let step = (
@@ -384,23 +463,45 @@ fn histories() -> impl Strategy<Value = Vec<Op>> {
         proptest::option::weighted(0.2, 0u8..2),
         proptest::option::weighted(0.2, 1u64..20),
         proptest::option::weighted(0.2, proptest::option::of(1u64..20)),
+        proptest::option::weighted(0.2, any::<bool>()),
+        proptest::option::weighted(0.2, 0u8..8),
         proptest::bool::weighted(0.2),
         proptest::collection::btree_map(0u8..5, kind, 0..4),
     )
-        .prop_map(|(stale, rotate, user, idle, absolute, clear, changes)| Step {
+        .prop_map(
+            |(stale, rotate, user, idle, absolute, persistent, device, clear, changes)| Step {
+                stale,
+                rotate,
+                user,
+                idle,
+                absolute,
+                persistent,
+                device,
+                clear,
+                changes,
+            },
+        );
+    let swap = (
+        session.clone(),
+        proptest::bool::weighted(0.2),
+        0u8..5,
+        proptest::option::of(0u8..8),
+        0u8..8,
+    )
+        .prop_map(|(session, stale, field, seen, value)| Op::Swap {
+            session,
             stale,
-            rotate,
-            user,
-            idle,
-            absolute,
-            clear,
-            changes,
+            field,
+            seen,
+            value,
         });
     let op = prop_oneof![
         3 => (session.clone(), proptest::option::of(1u64..30), proptest::collection::vec((0u8..5, 0u8..8), 0..4))
             .prop_map(|(session, absolute, fields)| Op::Create { session, absolute, fields }),
         3 => session.clone().prop_map(|session| Op::Load { session }),
         8 => (session.clone(), step).prop_map(|(session, step)| Op::Commit { session, step }),
+        3 => swap,
+        1 => (session.clone(), 0u8..2).prop_map(|(session, user)| Op::Revoke { session, user }),
         1 => (session, any::<bool>(), proptest::option::of(0u8..2))
             .prop_map(|(session, stale, user)| Op::Destroy { session, stale, user }),
         2 => (1u64..12).prop_map(|hours| Op::Advance { hours }),
@@ -411,7 +512,12 @@ fn histories() -> impl Strategy<Value = Vec<Op>> {
 /// The naive model: every rule again, from the words of the documentation.
 struct Naive {
     proof: VerifierHash,
+    /// The proof before, and when it was replaced.
+    previous: Option<(VerifierHash, Duration)>,
     user: Option<UserId>,
+    persistent: bool,
+    device: Option<Bytes>,
+    noted: Duration,
     idle: Duration,
     deadline: Option<Duration>,
     ends: Duration,
@@ -438,9 +544,49 @@ impl Naive {
         ttl
     }
 
+    /// Why the proof does not hold.
+    fn refusal(&self, proof: &VerifierHash, now: Duration) -> Option<Committed> {
+        match self.previous {
+            _ if self.proof == *proof => None,
+            Some((previous, at)) if previous == *proof && now - at < Duration::from_secs(60) => {
+                Some(Committed::Rotated)
+            }
+            _ => Some(Committed::Gone),
+        }
+    }
+
+    /// Every timeout here is longer than the 20 minutes of which a minute is the twentieth.
+    fn note(&mut self, now: Duration) -> Option<Note> {
+        let due = self.user.is_some() && now - self.noted >= Duration::from_secs(60);
+        due.then(|| {
+            self.noted = now;
+            Note::new(self.user.clone().unwrap(), self.idle)
+        })
+    }
+
+    fn swap(&mut self, proof: &VerifierHash, swap: &Swap, now: Duration) -> Swapped {
+        match self.refusal(proof, now) {
+            None => {}
+            Some(Committed::Rotated) => return Swapped::Rotated,
+            Some(_) => return Swapped::Gone,
+        }
+        let field = swap.field.to_string();
+        let held = self.fields.get(&field).cloned().map(Bytes::from);
+        if held != swap.seen {
+            return Swapped::Changed(held);
+        }
+        let mut fields = self.fields.clone();
+        fields.insert(field, String::from_utf8(swap.value.to_vec()).unwrap());
+        if let Some(limit) = Self::limit(&fields) {
+            return Swapped::TooLarge(limit);
+        }
+        self.fields = fields;
+        Swapped::Done { ttl: self.slide(now), note: self.note(now) }
+    }
+
     fn commit(&mut self, proof: &VerifierHash, delta: &Delta, now: Duration) -> Committed {
-        if self.proof != *proof {
-            return Committed::Gone;
+        if let Some(refusal) = self.refusal(proof, now) {
+            return refusal;
         }
         if self.user.is_some() && delta.user.is_some() && self.user != delta.user {
             return Committed::OtherUser;
@@ -470,6 +616,9 @@ impl Naive {
                     fields.insert(name, sum.to_string());
                     sums.push(sum as i64);
                 }
+                Change::RemoveIf(value) => {
+                    fields.retain(|held, was| *held != name || was.as_bytes() != &value[..]);
+                }
                 _ => {
                     fields.remove(&name);
                 }
@@ -479,15 +628,23 @@ impl Naive {
             return Committed::TooLarge(limit);
         }
         self.fields = fields;
-        self.proof = delta.verifier.unwrap_or(self.proof);
-        self.user = delta.user.clone().or(self.user.take());
+        if let Some(verifier) = delta.verifier {
+            self.previous = Some((self.proof, now));
+            self.proof = verifier;
+        }
+        if delta.user.is_some() {
+            self.user = delta.user.clone();
+            self.noted = now;
+        }
+        self.persistent = delta.persistent.unwrap_or(self.persistent);
+        self.device = delta.device.clone().or(self.device.take());
         self.idle = delta.idle.unwrap_or(self.idle);
         match delta.absolute {
             Absolute::In(life) => self.deadline = Some(now + life),
             Absolute::Never => self.deadline = None,
             _ => {}
         }
-        Committed::Done { ttl: self.slide(now), sums }
+        Committed::Done { ttl: self.slide(now), sums, note: self.note(now) }
     }
 }
 
@@ -505,6 +662,8 @@ fn delta_of(step: &Step, rotated: VerifierHash) -> Delta {
     delta.user = step.user.map(user);
     delta.idle = step.idle.map(after);
     delta.absolute = step.absolute.map_or(Absolute::Keep, |life| life.map(after).into());
+    delta.persistent = step.persistent;
+    delta.device = step.device.map(|value| VALUES[usize::from(value)].into());
     delta.clear = step.clear;
     delta.changes = step
         .changes
@@ -513,6 +672,7 @@ fn delta_of(step: &Step, rotated: VerifierHash) -> Delta {
             let change = match kind {
                 Kind::Set(value) => set(VALUES[usize::from(*value)]),
                 Kind::Remove => Change::Remove,
+                Kind::RemoveIf(value) => Change::RemoveIf(VALUES[usize::from(*value)].into()),
                 Kind::Increment(by) => Change::Increment(*by),
             };
             (name(*field).into(), change)
@@ -554,6 +714,11 @@ async fn replay(harness: &Harness, history: &[Op]) {
             Op::Load { session } => {
                 let read = backend.load(&cookies[*session].current.selector()).await.unwrap();
                 compare(read, model[*session].as_ref(), now, history);
+                let selector = cookies[*session].current.selector();
+                for field in 0..5 {
+                    let read = backend.load_field(&selector, &name(field)).await.unwrap();
+                    compare_field(read, model[*session].as_ref(), &name(field), history);
+                }
             }
             Op::Create { session, absolute, fields } => {
                 let token = cookies[*session].current;
@@ -577,7 +742,11 @@ async fn replay(harness: &Harness, history: &[Op]) {
                     (None, None) => {
                         let mut naive = Naive {
                             proof: token.hash(),
+                            previous: None,
                             user: None,
+                            persistent: false,
+                            device: None,
+                            noted: Duration::ZERO,
                             idle: after(9),
                             deadline: absolute.map(|life| now + after(life)),
                             ends: now,
@@ -606,6 +775,32 @@ async fn replay(harness: &Harness, history: &[Op]) {
                 let commit = backend.commit(&token.selector(), &token.hash(), delta, LIMITS);
                 assert_eq!(commit.await.unwrap(), expected, "{op:?} in {history:?}");
             }
+            Op::Swap { session, stale, field, seen, value } => {
+                let Cookies { current, stale: last } = cookies[*session];
+                let token = if *stale { last } else { current };
+                let value_of = |value: &u8| Bytes::from(VALUES[usize::from(*value)]);
+                let mut swap =
+                    Swap::new(name(*field), seen.as_ref().map(value_of), value_of(value));
+                // As often as not the caller knows what is there.
+                if let (Some(naive), 0..4) = (&model[*session], value) {
+                    swap.seen = naive.fields.get(&name(*field)).cloned().map(Bytes::from);
+                }
+                let expected = match &mut model[*session] {
+                    Some(naive) => naive.swap(&token.hash(), &swap, now),
+                    None => Swapped::Gone,
+                };
+                let swapped = backend.swap(&token.selector(), &token.hash(), swap, LIMITS);
+                assert_eq!(swapped.await.unwrap(), expected, "{op:?} in {history:?}");
+            }
+            Op::Revoke { session, user: by } => {
+                let by = user(*by);
+                let revoke = backend.revoke(&cookies[*session].current.selector(), &by);
+                let expected = match model[*session].take_if(|naive| naive.user == Some(by)) {
+                    Some(naive) => Destroyed::Done { user: naive.user },
+                    None => Destroyed::Nothing,
+                };
+                assert_eq!(revoke.await.unwrap(), expected, "{op:?} in {history:?}");
+            }
             Op::Destroy { session, stale, user: by } => {
                 let cookies = cookies[*session];
                 let token = if *stale { cookies.stale } else { cookies.current };
@@ -624,6 +819,19 @@ async fn replay(harness: &Harness, history: &[Op]) {
     }
 }
 
+fn compare_field(read: Option<Record>, naive: Option<&Naive>, field: &str, history: &[Op]) {
+    let (Some(read), Some(naive)) = (&read, naive) else {
+        assert!(read.is_none() && naive.is_none(), "{read:?} in {history:?}");
+        return;
+    };
+    assert_eq!((read.verifier, read.idle), (naive.proof, naive.idle));
+    assert_eq!(read.previous, naive.previous.map(|(proof, _)| proof));
+    let expected = naive.fields.get(field).map(|value| Bytes::from(value.clone()));
+    assert_eq!(read.fields.get(field), expected.as_ref(), "{history:?}");
+    assert_eq!(read.fields.len(), usize::from(expected.is_some()));
+    assert!(read.user.is_none() && read.device.is_none() && !read.persistent);
+}
+
 fn compare(read: Option<Record>, naive: Option<&Naive>, now: Duration, history: &[Op]) {
     let Some(naive) = naive else {
         assert!(read.is_none(), "{read:?} in {history:?}");
@@ -631,7 +839,10 @@ fn compare(read: Option<Record>, naive: Option<&Naive>, now: Duration, history: 
     };
     let read = read.unwrap_or_else(|| panic!("a live session is missing in {history:?}"));
     assert_eq!(read.verifier, naive.proof);
+    assert_eq!(read.previous, naive.previous.map(|(proof, _)| proof));
     assert_eq!(read.user, naive.user);
+    assert_eq!((read.persistent, &read.device), (naive.persistent, &naive.device), "{history:?}");
+    assert_eq!(read.noted, naive.noted, "{history:?}");
     assert_eq!(read.idle, naive.idle);
     let left = naive.deadline.map_or(Duration::MAX, |deadline| deadline - now);
     assert_eq!(read.longest_ttl, naive.idle.min(left), "{history:?}");

@@ -7,9 +7,9 @@
 #![allow(dead_code)]
 
 #[path = "../../tests/support/mod.rs"]
-mod servers;
+pub(crate) mod servers;
 
-pub(crate) use servers::{cluster::RedisCluster, server::RedisServer};
+pub(crate) use servers::server::RedisServer;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};

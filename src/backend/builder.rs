@@ -314,10 +314,18 @@ impl Builder {
     }
 
     /// About how many bytes the sessions in memory may take; beyond it, new ones are refused with
-    /// 503 and none is dropped. Default: 64 MiB.
-    #[cfg(feature = "session")]
+    /// 503 and none is dropped. The records of tower-sessions may take as many again. Default: 64
+    /// MiB.
+    #[cfg(any(feature = "session", feature = "tower-sessions", feature = "tower-sessions-0-14"))]
     pub fn max_session_bytes(mut self, bytes: usize) -> Self {
-        self.capacities.session_bytes = bytes;
+        #[cfg(feature = "session")]
+        {
+            self.capacities.session_bytes = bytes;
+        }
+        #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+        {
+            self.capacities.tower_session_bytes = bytes;
+        }
         self
     }
 }

@@ -13,6 +13,8 @@ use crate::lock::{self, LockStore};
 use crate::rate_limit::{self, RateLimitStore};
 #[cfg(feature = "session")]
 use crate::session::{self, SessionStore};
+#[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+use crate::tower_sessions::{self, RecordStore};
 use std::sync::Arc;
 
 /// The stores, all of one kind.
@@ -27,6 +29,8 @@ pub(super) struct Stores {
     pub(super) cache: Arc<dyn CacheStore>,
     #[cfg(feature = "lock")]
     pub(super) lock: Arc<dyn LockStore>,
+    #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+    pub(super) tower_sessions: Arc<dyn RecordStore>,
 }
 
 /// How much each memory store holds.
@@ -42,6 +46,8 @@ pub(super) struct Capacities {
     pub(super) cache_bytes: usize,
     #[cfg(feature = "lock")]
     pub(super) locks: usize,
+    #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+    pub(super) tower_session_bytes: usize,
 }
 
 impl Default for Capacities {
@@ -57,6 +63,8 @@ impl Default for Capacities {
             cache_bytes: cache::DEFAULT_CAPACITY,
             #[cfg(feature = "lock")]
             locks: lock::DEFAULT_CAPACITY,
+            #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+            tower_session_bytes: tower_sessions::DEFAULT_CAPACITY,
         }
     }
 }
@@ -77,6 +85,11 @@ impl Stores {
             cache: Arc::new(cache::MemoryStore::new(context, capacities.cache_bytes)),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::MemoryStore::new(context, capacities.locks)),
+            #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+            tower_sessions: Arc::new(tower_sessions::MemoryStore::new(
+                context,
+                capacities.tower_session_bytes,
+            )),
         }
     }
 
@@ -93,6 +106,8 @@ impl Stores {
             cache: Arc::new(cache::RedisStore::over(redis.clone())),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::RedisStore::over(redis.clone())),
+            #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
+            tower_sessions: Arc::new(tower_sessions::RedisStore::over(redis.clone())),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     key::Keys,
     store::StoreError,
 };
-use redis::Value;
+use redis::{Cmd, Value};
 use std::{future::Future, time::Duration};
 
 /// A connection, the names of the keys behind it, and the clock to decide by. A cheap clone.
@@ -61,6 +61,14 @@ impl RedisContext {
     /// Whether keys with different hash tags may be on different servers.
     pub(crate) fn is_cluster(&self) -> bool {
         self.connection.is_cluster()
+    }
+
+    /// Runs a command under the deadline.
+    pub(crate) fn cmd(
+        &self,
+        cmd: Cmd,
+    ) -> impl Future<Output = Result<Value, StoreError>> + Send + use<> {
+        self.connection.cmd(cmd, self.deadline)
     }
 
     pub(crate) fn batch(&self) -> Batch {

@@ -1,6 +1,7 @@
-//! The session's cookie: found among those of a request, set and removed on a response.
+//! The session's cookie: its attributes, how it is set and removed, and how it is found among those of
+//! a request.
 
-use crate::session::token::Token;
+use crate::session::{seal::Seal, token::Token};
 use cookie::{CookieBuilder, time};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use std::{borrow::Cow, time::Duration};
@@ -8,6 +9,14 @@ use std::{borrow::Cow, time::Duration};
 /// How many cookies of the session's name are looked at: a browser sends two where an old one of
 /// another path or domain is left over, and nobody sends more in good faith.
 const CANDIDATES: usize = 2;
+
+/// Name and value of a cookie together, and each attribute, may have so many bytes; browsers refuse
+/// or ignore what is longer (draft-ietf-httpbis-rfc6265bis, section 5.6).
+const MAX_PAIR: usize = 4_096;
+const MAX_ATTRIBUTE: usize = 1_024;
+
+/// The longest value: that of an encrypted cookie.
+const LONGEST_VALUE: usize = 96;
 
 /// Which requests of other sites carry the cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,25 +34,30 @@ pub enum SameSite {
 /// The attributes of the cookie.
 #[derive(Clone, Debug)]
 pub(crate) struct CookieSettings {
-    pub(crate) name: Cow<'static, str>,
+    /// `None`: the strictest that the other attributes allow.
+    pub(crate) name: Option<Cow<'static, str>>,
     pub(crate) path: Cow<'static, str>,
     pub(crate) domain: Option<Cow<'static, str>>,
     pub(crate) same_site: SameSite,
     pub(crate) http_only: bool,
     pub(crate) secure: bool,
+    pub(crate) partitioned: bool,
     pub(crate) max_age: Option<Duration>,
+    pub(crate) seal: Seal,
 }
 
 impl Default for CookieSettings {
     fn default() -> Self {
         Self {
-            name: "__Host-sid".into(),
+            name: None,
             path: "/".into(),
             domain: None,
             same_site: SameSite::Lax,
             http_only: true,
             secure: true,
+            partitioned: false,
             max_age: None,
+            seal: Seal::default(),
         }
     }
 }
@@ -53,64 +67,126 @@ impl Default for CookieSettings {
 pub(crate) struct Presented {
     /// Whether there was any cookie of that name, well-formed or not.
     pub(crate) any: bool,
-    tokens: [Option<Token>; CANDIDATES],
+    tokens: [Option<Candidate>; CANDIDATES],
+}
+
+/// A token that came in a cookie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) token: Token,
+    /// Whether its cookie is sealed by a key that is on its way out.
+    pub(crate) outdated: bool,
 }
 
 impl Presented {
     pub(crate) fn tokens(&self) -> impl Iterator<Item = &Token> {
-        self.tokens.iter().flatten()
+        self.tokens.iter().flatten().map(|candidate| &candidate.token)
+    }
+
+    /// Whether this one, of [`tokens`](Presented::tokens), is sealed by a key that is on its way out.
+    pub(crate) fn is_outdated(&self, token: &Token) -> bool {
+        self.tokens
+            .iter()
+            .flatten()
+            .any(|candidate| candidate.outdated && candidate.token.is(token))
     }
 }
 
 impl CookieSettings {
+    pub(crate) fn name(&self) -> &str {
+        match &self.name {
+            Some(name) => name,
+            None if !self.secure => "sid",
+            None if self.domain.is_some() || self.path != "/" => "__Secure-sid",
+            None => "__Host-sid",
+        }
+    }
+
     /// Refuses what a browser would refuse or read in another way.
     ///
     /// # Panics
     ///
     /// With the fault and the fix. These are settings of the program, never a client's input.
     pub(crate) fn check(&self) {
-        let Self { name, path, domain, same_site, secure, .. } = self;
+        let Self { path, domain, same_site, secure, .. } = self;
+        let name = self.name();
         assert!(
             !name.is_empty() && name.bytes().all(is_token),
-            "the cookie name {name:?} is not made of the characters that RFC 6265 allows"
+            "the cookie name {name:?} is not made of the characters that RFC 6265 allows: letters, \
+             digits and !#$%&'*+-.^_`|~"
         );
         assert!(
-            path.starts_with('/') && path.bytes().all(is_attribute),
-            "the cookie path {path:?} does not start with '/' or has a character that ends it"
+            name.len() + LONGEST_VALUE <= MAX_PAIR,
+            "a cookie name of {} bytes leaves no room for the value; browsers take {MAX_PAIR} bytes \
+             of both",
+            name.len()
+        );
+        assert!(
+            path.starts_with('/') && path.len() <= MAX_ATTRIBUTE && path.bytes().all(is_attribute),
+            "the cookie path {path:?} does not start with '/', is longer than {MAX_ATTRIBUTE} bytes, \
+             or has a character that ends it"
         );
         if let Some(domain) = domain {
             assert!(
-                !domain.is_empty() && domain.bytes().all(is_attribute),
-                "the cookie domain {domain:?} is empty or has a character that ends it"
+                is_host(domain),
+                "the cookie domain {domain:?} is not the name of a host such as \"example.com\": \
+                 without scheme, port and path"
             );
         }
+        if let Some(max_age) = self.max_age {
+            assert!(
+                max_age >= Duration::from_secs(1),
+                "a Max-Age of less than a second takes the cookie back; leave it out for a cookie \
+                 that goes with the browser"
+            );
+        }
+        self.check_prefix();
         assert!(
-            *secure || !(has_prefix(name, "__Host-") || has_prefix(name, "__Secure-")),
+            *secure || *same_site != SameSite::None,
+            "browsers refuse a cookie with SameSite=None without Secure; leave out \
+             `insecure_plain_http`"
+        );
+        assert!(
+            *secure || !self.partitioned,
+            "browsers refuse a partitioned cookie without Secure; leave out `insecure_plain_http`"
+        );
+    }
+
+    /// What the beginning of the name promises, browsers insist on.
+    fn check_prefix(&self) {
+        let Self { path, domain, http_only, secure, .. } = self;
+        let name = self.name();
+        let begins = |prefix| has_prefix(name, prefix);
+        assert!(
+            *secure || !(begins("__Host-") || begins("__Secure-") || begins("__Http-")),
             "browsers refuse a cookie named {name:?} without Secure; choose another name"
         );
         assert!(
-            !has_prefix(name, "__Host-") || (domain.is_none() && path == "/"),
-            "browsers refuse a cookie named {name:?} with a Domain or a Path other than \"/\"; \
-             call `cookie_name` with another name first"
+            *http_only || !(begins("__Http-") || begins("__Host-Http-")),
+            "browsers refuse a cookie named {name:?} without HttpOnly; choose another name"
         );
         assert!(
-            *secure || *same_site != SameSite::None,
-            "browsers refuse a cookie with SameSite=None without Secure"
+            !begins("__Host-") || (domain.is_none() && path == "/"),
+            "browsers refuse a cookie named {name:?} with a Domain or a Path other than \"/\"; leave \
+             those out, or give `cookie_name` another name such as \"__Secure-sid\""
         );
     }
 
     /// Gives up what only holds over TLS: `Secure`, and the prefix of the name that demands it.
     pub(crate) fn allow_plain_http(&mut self) {
         self.secure = false;
-        for prefix in ["__Host-", "__Secure-"] {
-            if has_prefix(&self.name, prefix) {
-                self.name = self.name[prefix.len()..].to_owned().into();
+        for prefix in ["__Host-Http-", "__Host-", "__Secure-", "__Http-"] {
+            if let Some(name) = &mut self.name
+                && has_prefix(name, prefix)
+            {
+                *name = name[prefix.len()..].to_owned().into();
             }
         }
     }
 
     /// The session's cookies among those of a request. Whatever else stands there is skipped.
     pub(crate) fn presented(&self, headers: &HeaderMap) -> Presented {
+        let name = self.name();
         let mut found = Presented::default();
         let pairs = headers
             .get_all(COOKIE)
@@ -118,12 +194,10 @@ impl CookieSettings {
             .flat_map(|line| line.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii));
         let mut seen = 0;
         for pair in pairs {
-            let Some(value) = pair.strip_prefix(self.name.as_bytes()) else { continue };
+            let Some(value) = pair.strip_prefix(name.as_bytes()) else { continue };
             let Some(value) = value.strip_prefix(b"=") else { continue };
             found.any = true;
-            if let Some(token) = Token::parse(value) {
-                found.tokens[seen] = Some(token);
-            }
+            found.tokens[seen] = self.seal.open(name, value);
             seen += 1;
             if seen == CANDIDATES {
                 break;
@@ -134,7 +208,7 @@ impl CookieSettings {
 
     /// The header that gives the client its token.
     pub(crate) fn set(&self, token: &Token) -> HeaderValue {
-        let mut cookie = self.build(token.encode());
+        let mut cookie = self.build(self.seal.close(self.name(), token));
         if let Some(max_age) = self.max_age {
             let seconds = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
             cookie = cookie.max_age(time::Duration::seconds(seconds));
@@ -142,7 +216,8 @@ impl CookieSettings {
         header(cookie)
     }
 
-    /// The header that takes it back.
+    /// The header that takes it back. A browser takes it for another cookie, and keeps the old one,
+    /// if anything but the value and the life differs.
     pub(crate) fn removal(&self) -> HeaderValue {
         header(self.build(String::new()).removal())
     }
@@ -153,11 +228,12 @@ impl CookieSettings {
             SameSite::Lax => cookie::SameSite::Lax,
             SameSite::None => cookie::SameSite::None,
         };
-        let mut cookie = CookieBuilder::new(&*self.name, value)
+        let mut cookie = CookieBuilder::new(self.name(), value)
             .path(&*self.path)
             .same_site(same_site)
             .http_only(self.http_only)
-            .secure(self.secure);
+            .secure(self.secure)
+            .partitioned(self.partitioned);
         if let Some(domain) = &self.domain {
             cookie = cookie.domain(&**domain);
         }
@@ -167,7 +243,7 @@ impl CookieSettings {
 
 fn header(cookie: CookieBuilder<'_>) -> HeaderValue {
     HeaderValue::try_from(cookie.build().to_string())
-        .expect("the name and the attributes were checked, and a token is base64url")
+        .expect("the name and the attributes were checked, and a sealed token is base64")
 }
 
 /// Browsers compare these prefixes without regard to case.
@@ -180,7 +256,16 @@ fn is_token(byte: u8) -> bool {
 }
 
 fn is_attribute(byte: u8) -> bool {
-    (b' '..=b'~').contains(&byte) && byte != b';'
+    (b'!'..=b'~').contains(&byte) && byte != b';'
+}
+
+/// A leading dot is ignored by browsers.
+fn is_host(domain: &str) -> bool {
+    let domain = domain.strip_prefix('.').unwrap_or(domain);
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    domain.len() <= 253 && domain.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -235,61 +320,108 @@ mod tests {
         assert_eq!(settings.set(&token), expected);
     }
 
-    #[test]
-    fn a_removal_has_the_attributes_without_which_browsers_refuse_it() {
-        let settings = CookieSettings::default();
-        let removal = settings.removal();
-        let removal = removal.to_str().unwrap();
-        assert!(removal.starts_with("__Host-sid=; "), "{removal}");
-        for part in ["Secure", "Path=/", "Max-Age=0", "Expires="] {
-            assert!(removal.contains(part), "{removal}");
+    /// The attributes of a `Set-Cookie` header but for those that say how long it lives.
+    fn attributes(header: &HeaderValue) -> Vec<&str> {
+        let parts = header.to_str().unwrap().split("; ").skip(1);
+        parts
+            .filter(|part| !part.starts_with("Max-Age=") && !part.starts_with("Expires="))
+            .collect()
+    }
+
+    fn everything() -> CookieSettings {
+        CookieSettings {
+            path: "/app".into(),
+            domain: Some("example.com".into()),
+            same_site: SameSite::None,
+            partitioned: true,
+            max_age: Some(Duration::from_secs(60)),
+            ..CookieSettings::default()
         }
-        assert!(!removal.contains("Domain"), "{removal}");
+    }
+
+    #[test]
+    fn a_removal_has_every_attribute_of_what_it_removes() {
+        let mut insecure = CookieSettings { http_only: false, ..CookieSettings::default() };
+        insecure.allow_plain_http();
+        for settings in [CookieSettings::default(), everything(), insecure] {
+            settings.check();
+            let (set, removal) = (settings.set(&Token::random()), settings.removal());
+            assert_eq!(attributes(&set), attributes(&removal));
+            let removal = removal.to_str().unwrap();
+            assert!(removal.starts_with(&format!("{}=; ", settings.name())), "{removal}");
+            assert!(removal.contains("Max-Age=0") && removal.contains("Expires="), "{removal}");
+        }
     }
 
     #[test]
     fn a_persistent_cookie_of_a_domain_says_so() {
-        let settings = CookieSettings {
-            name: "__Secure-sid".into(),
-            path: "/app".into(),
-            domain: Some("example.com".into()),
-            same_site: SameSite::None,
-            max_age: Some(Duration::from_secs(60)),
-            ..CookieSettings::default()
-        };
+        let settings = everything();
         settings.check();
-        let set = settings.set(&Token::random());
-        let set = set.to_str().unwrap();
-        for part in ["Domain=example.com", "Path=/app", "Max-Age=60", "SameSite=None"] {
-            assert!(set.contains(part), "{set}");
-        }
+        let token = Token::random();
+        let expected = format!(
+            "__Secure-sid={}; HttpOnly; SameSite=None; Partitioned; Secure; Path=/app; \
+             Domain=example.com; Max-Age=60",
+            token.encode()
+        );
+        assert_eq!(settings.set(&token), expected);
     }
 
     #[test]
     fn plain_http_gives_up_the_prefix_that_needs_tls() {
-        let mut settings = CookieSettings::default();
-        settings.allow_plain_http();
-        settings.check();
-        let set = settings.set(&Token::random());
-        assert!(
-            set.to_str().unwrap().starts_with("sid=") && !set.to_str().unwrap().contains("Sec")
-        );
+        for (name, left) in [
+            (None, "sid"),
+            (Some("__Host-admin"), "admin"),
+            (Some("__Secure-admin"), "admin"),
+            (Some("__Host-Http-admin"), "admin"),
+            (Some("admin"), "admin"),
+        ] {
+            let name = name.map(Cow::Borrowed);
+            let mut settings = CookieSettings { name, ..CookieSettings::default() };
+            settings.allow_plain_http();
+            settings.check();
+            let set = settings.set(&Token::random());
+            let set = set.to_str().unwrap();
+            assert!(set.starts_with(&format!("{left}=")) && !set.contains("Secure"), "{set}");
+        }
     }
 
     #[test]
     fn settings_that_a_browser_would_refuse_are_refused() {
         type Spoil = fn(&mut CookieSettings);
-        let cases: [(&str, Spoil); 8] = [
-            ("Domain", |cookie| cookie.domain = Some("example.com".into())),
-            ("Path", |cookie| cookie.path = "/app".into()),
-            ("Secure", |cookie| cookie.secure = false),
-            ("RFC 6265", |cookie| cookie.name = "a b".into()),
-            ("RFC 6265", |cookie| cookie.name = "".into()),
+        fn named(cookie: &mut CookieSettings, name: &'static str) {
+            cookie.name = Some(name.into());
+        }
+        let cases: [(&str, Spoil); 22] = [
+            ("Domain", |cookie| {
+                named(cookie, "__Host-id");
+                cookie.domain = Some("example.com".into());
+            }),
+            ("Path", |cookie| (named(cookie, "__host-id"), cookie.path = "/app".into()).1),
+            ("without Secure", |cookie| (named(cookie, "__Host-id"), cookie.secure = false).1),
+            ("without Secure", |cookie| (named(cookie, "__SECURE-id"), cookie.secure = false).1),
+            ("without Secure", |cookie| (named(cookie, "__Http-id"), cookie.secure = false).1),
+            ("HttpOnly", |cookie| (named(cookie, "__Http-id"), cookie.http_only = false).1),
+            ("HttpOnly", |cookie| (named(cookie, "__Host-Http-id"), cookie.http_only = false).1),
+            ("RFC 6265", |cookie| named(cookie, "a b")),
+            ("RFC 6265", |cookie| named(cookie, "a=b")),
+            ("RFC 6265", |cookie| named(cookie, "a;b")),
+            ("RFC 6265", |cookie| named(cookie, "a\r\nSet-Cookie: b")),
+            ("RFC 6265", |cookie| named(cookie, "")),
+            ("no room", |cookie| cookie.name = Some("x".repeat(4_001).into())),
             ("'/'", |cookie| cookie.path = "app".into()),
-            ("'/'", |cookie| (cookie.name, cookie.path) = ("sid".into(), "/;x".into())),
+            ("'/'", |cookie| cookie.path = "/;x".into()),
+            ("'/'", |cookie| cookie.path = "/\r\nx: y".into()),
+            ("1024", |cookie| cookie.path = format!("/{}", "x".repeat(1_024)).into()),
+            ("host", |cookie| cookie.domain = Some("https://example.com".into())),
+            ("host", |cookie| cookie.domain = Some("example.com; Path=/".into())),
+            ("Max-Age", |cookie| cookie.max_age = Some(Duration::from_millis(999))),
             ("SameSite", |cookie| {
                 cookie.allow_plain_http();
                 cookie.same_site = SameSite::None;
+            }),
+            ("partitioned", |cookie| {
+                cookie.allow_plain_http();
+                cookie.partitioned = true;
             }),
         ];
         for (fault, spoil) in cases {

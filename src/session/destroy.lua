@@ -1,10 +1,10 @@
 -- Ends a session for whoever proves it, or for its user. Mirrors policy::may_destroy.
 -- KEYS[1] session
--- ARGV 1 presented .v   2 the user that the request loaded|''
+-- ARGV 1 presented .v|'' (none)   2 the user who ends it|'' (none)
 -- RETURNS {1, user} | {0} nothing that the caller may destroy
-local meta = redis.call('HMGET', KEYS[1], '.v', '.u')
-local proves = meta[1] == ARGV[1]
-local owns = meta[1] and ARGV[2] ~= '' and meta[2] == ARGV[2]
+local meta = read('.v', '.u')
+local proves = ARGV[1] ~= '' and meta['.v'] == ARGV[1]
+local owns = ARGV[2] ~= '' and meta['.v'] and meta['.u'] == ARGV[2]
 if not proves and not owns then return {0} end
-redis.call('UNLINK', KEYS[1])
-return {1, meta[2] or ''}
+redis.call('UNLINK', key)
+return {1, meta['.u'] or ''}

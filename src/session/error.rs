@@ -22,6 +22,11 @@ enum Kind {
     TooLarge(Limit, usize),
     Name(Box<str>),
     User,
+    Nobody,
+    TooManySessions(usize),
+    TooManyEvents(usize),
+    TooLong(&'static str, usize),
+    Contended(Box<str>),
     Gone,
     MissingLayer,
 }
@@ -53,10 +58,10 @@ impl Error {
         Self::new(Kind::ReadOnly)
     }
 
-    /// It is not a `wanted`.
-    pub(crate) fn decode(field: &str, wanted: &'static str, source: &serde_json::Error) -> Self {
+    /// It is not a `T`.
+    pub(crate) fn decode<T>(field: &str, source: &serde_json::Error) -> Self {
         let source = Mismatch {
-            wanted,
+            wanted: std::any::type_name::<T>(),
             category: source.classify(),
             line: source.line(),
             column: source.column(),
@@ -85,6 +90,27 @@ impl Error {
         Self::new(Kind::User)
     }
 
+    pub(crate) fn nobody() -> Self {
+        Self::new(Kind::Nobody)
+    }
+
+    pub(crate) fn too_many_sessions(most: usize) -> Self {
+        Self::new(Kind::TooManySessions(most))
+    }
+
+    pub(crate) fn too_many_events(most: usize) -> Self {
+        Self::new(Kind::TooManyEvents(most))
+    }
+
+    /// What is longer than `most` bytes.
+    pub(crate) fn too_long(what: &'static str, most: usize) -> Self {
+        Self::new(Kind::TooLong(what, most))
+    }
+
+    pub(crate) fn contended(field: &str) -> Self {
+        Self::new(Kind::Contended(field.into()))
+    }
+
     pub(crate) fn gone() -> Self {
         Self::new(Kind::Gone)
     }
@@ -105,7 +131,7 @@ impl Error {
     /// The store could not be asked, or has no room: another try may succeed.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
-        matches!(&*self.0, Kind::Store(_) | Kind::ReadOnly)
+        matches!(&*self.0, Kind::Store(_) | Kind::ReadOnly | Kind::Contended(_))
     }
 
     /// A field holds something other than what it was read as. The rest of the session is fine.
@@ -121,10 +147,24 @@ impl Error {
         matches!(&*self.0, Kind::NotAnInteger(_))
     }
 
-    /// The session would be larger than its limits.
+    /// The session would be larger than its limits, or something in it than its own.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
-        matches!(&*self.0, Kind::TooLarge(..))
+        matches!(&*self.0, Kind::TooLarge(..) | Kind::TooLong(..) | Kind::TooManyEvents(_))
+    }
+
+    /// The user has as many sessions as there may be
+    /// ([`OnMaxSessions::Reject`](super::OnMaxSessions::Reject)).
+    #[must_use]
+    pub fn is_too_many_sessions(&self) -> bool {
+        matches!(&*self.0, Kind::TooManySessions(_))
+    }
+
+    /// So many requests change the field at the same time that this one's turn did not come. It is
+    /// [unavailable](Error::is_unavailable), too.
+    #[must_use]
+    pub fn is_contended(&self) -> bool {
+        matches!(&*self.0, Kind::Contended(_))
     }
 
     /// The session ended while the request was handled, by a logout or by expiry; its changes are
@@ -141,12 +181,12 @@ impl Error {
     }
 
     /// The status of the default response: 503 if the store could not be asked, 409 if the session
-    /// is gone, else 500.
+    /// is gone or the user has too many, else 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match &*self.0 {
-            Kind::Store(_) | Kind::ReadOnly => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Gone => StatusCode::CONFLICT,
+            Kind::Store(_) | Kind::ReadOnly | Kind::Contended(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Gone | Kind::TooManySessions(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -194,6 +234,19 @@ impl fmt::Display for Error {
                  begin with a dot"
             ),
             Kind::User => f.write_str("a session is bound to a user of 1 to 255 bytes"),
+            Kind::Nobody => {
+                f.write_str("nobody is logged in whose doings could be recorded; call `login` first")
+            }
+            Kind::TooManySessions(most) => {
+                write!(f, "the user has {most} sessions already; one has to end first")
+            }
+            Kind::TooManyEvents(most) => {
+                write!(f, "one request cannot record more than {most} events")
+            }
+            Kind::TooLong(what, most) => write!(f, "{what} is longer than {most} bytes"),
+            Kind::Contended(field) => {
+                write!(f, "too many requests change the session field {field:?} at the same time")
+            }
             Kind::Gone => f.write_str("the session has ended; what was changed in it is not saved"),
             Kind::MissingLayer => f.write_str(
                 "there is no SessionLayer around this handler; add `.layer(SessionLayer::new(store))`",
@@ -235,7 +288,7 @@ mod tests {
         assert!(!error.to_string().contains("10.0.0.7"), "{error}");
         assert!(error.source().unwrap().to_string().contains("10.0.0.7"));
         let source = serde_json::from_str::<u8>("\"hunter2\"").unwrap_err();
-        let error = Error::decode("age", "u8", &source);
+        let error = Error::decode::<u8>("age", &source);
         let cause = error.source().unwrap().to_string();
         assert!(error.to_string().contains("age") && cause.contains("u8"), "{error}: {cause}");
         assert!(!format!("{error} {error:?} {cause}").contains("hunter2"), "{error:?}");

@@ -3,6 +3,7 @@
 use crate::{
     body::ResponseBody,
     session::{
+        cookie::CookieSettings,
         error::Error,
         handle::{Finishing, LazySession},
         state::CookieChange,
@@ -88,9 +89,7 @@ fn respond<R: Body<Data = Bytes>, E>(
     let response = answer?;
     let mut response = match saved {
         Ok(()) => {
-            if let Some(session) = session.loaded() {
-                session.slide();
-            }
+            session.slide();
             response.map(ResponseBody::inner)
         }
         Err(error) => session.config().rejection.respond(error),
@@ -103,8 +102,11 @@ fn respond<R: Body<Data = Bytes>, E>(
 /// layers further out.
 fn tell<B>(session: &LazySession, response: &mut Response<B>) {
     let cookies = &session.config().cookie;
-    let cookie = match session.loaded().and_then(|session| session.cookie()) {
-        Some(CookieChange::Set(token)) => Some(cookies.set(&token)),
+    let cookie = match session.cookie() {
+        Some(CookieChange::Set(token, None)) => Some(cookies.set(&token)),
+        Some(CookieChange::Set(token, max_age)) => {
+            Some(CookieSettings { max_age, ..cookies.clone() }.set(&token))
+        }
         Some(CookieChange::Remove) => Some(cookies.removal()),
         None => None,
     };

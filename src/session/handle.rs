@@ -4,14 +4,16 @@ use crate::{
     flight::Role,
     marks::{SessionTouched, UserId},
     session::{
-        commit::execute,
+        commit::{enlist_later, execute},
         cookie::Presented,
         error::Error,
+        expiry,
         field::{Field, legal},
-        layer::{Config, OnStoreError},
+        layer::{Config, OnGone, OnStoreError},
         state::{CookieChange, State},
         step::Outcome,
-        store::{Committed, Delta},
+        store::{Committed, Delta, Limits, Record},
+        token::Token,
     },
     store::{StoreError, StoreFuture},
     telemetry::{self, SESSION_TOTAL},
@@ -24,8 +26,10 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OnceCell};
 
 pub(crate) type Finishing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
@@ -42,11 +46,23 @@ struct Lazy {
     presented: Presented,
     touched: SessionTouched,
     session: OnceCell<Result<Session, Error>>,
+    /// The first load, if it was sent before anybody asked for it.
+    sent: Mutex<Option<StoreFuture<Option<Record>>>>,
+    alone: Mutex<Alone>,
+}
+
+/// What came of fields that were read and set without the rest of the session.
+#[derive(Default)]
+struct Alone {
+    slide: Option<Token>,
+    cookie: Option<CookieChange>,
 }
 
 impl LazySession {
     pub(crate) fn new(config: Arc<Config>, presented: Presented, touched: SessionTouched) -> Self {
-        Self(Arc::new(Lazy { config, presented, touched, session: OnceCell::new() }))
+        let sent = Mutex::new(config.eager.then(|| send(&config, &presented)).flatten());
+        let (session, alone) = (OnceCell::new(), Mutex::default());
+        Self(Arc::new(Lazy { config, presented, touched, session, sent, alone }))
     }
 
     /// Loads the session: one round trip, however often and by however many at a time it is called.
@@ -87,11 +103,19 @@ impl LazySession {
         let Lazy { config, presented, .. } = &*self.0;
         let mut state = State::anonymous(config.terms, presented.any);
         for token in presented.tokens() {
-            let load = config.store.load(&token.selector());
-            match config.bounded("a session load", load).await {
+            // The first of them may be under way.
+            let sent = lock(&self.0.sent).take();
+            match sent.unwrap_or_else(|| load(config, token)).await {
                 Ok(Some(record)) if record.verifier == token.hash() => {
-                    state = State::loaded(config.terms, *token, record);
+                    let now = config.store.clock().now();
+                    state = State::loaded(config.terms, *token, record, now);
+                    if presented.is_outdated(token) {
+                        state.reseal();
+                    }
                     break;
+                }
+                Ok(Some(record)) if record.previous == Some(token.hash()) => {
+                    state = State::stale(config.terms, *token);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -115,6 +139,47 @@ impl LazySession {
 
     pub(crate) fn touched(&self) -> &SessionTouched {
         &self.0.touched
+    }
+
+    pub(crate) fn presented(&self) -> &Presented {
+        &self.0.presented
+    }
+
+    /// What came of loading it, if that was done.
+    pub(crate) fn resolved(&self) -> Option<Result<Session, Error>> {
+        self.0.session.get().cloned()
+    }
+
+    /// Notes that the idle timeout is to be restarted after the response.
+    pub(crate) fn slide_later(&self, token: Token) {
+        let mut alone = lock(&self.0.alone);
+        alone.slide = Some(token);
+        if self.0.config.terms.persistent {
+            alone.cookie = Some(CookieChange::Set(token, None));
+        }
+    }
+
+    /// Notes that it was.
+    pub(crate) fn slid(&self, token: Token) {
+        self.slide_later(token);
+        lock(&self.0.alone).slide = None;
+    }
+
+    /// Restarts the idle timeout in a task of its own, if that is due.
+    pub(crate) fn slide(&self) {
+        let due = match self.loaded() {
+            Some(session) => session.state().take_slide(),
+            None => lock(&self.0.alone).slide.take(),
+        };
+        if let Some(token) = due {
+            slide(&self.0.config, token);
+        }
+    }
+
+    /// What the client is to be told.
+    pub(crate) fn cookie(&self) -> Option<CookieChange> {
+        let of_session = self.loaded().and_then(|session| session.state().cookie());
+        of_session.or_else(|| lock(&self.0.alone).cookie)
     }
 
     /// The session, if it has been loaded.
@@ -159,10 +224,12 @@ struct Inner {
     state: Mutex<State>,
     /// The step that is under way. It stays here until it is done: a caller that is dropped in the
     /// middle leaves it to the next one, who carries it on instead of taking it twice.
-    running: AsyncMutex<Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>>,
+    running: AsyncMutex<Running>,
     /// Why the session could not be saved at the end of the request.
     failure: Mutex<Option<Error>>,
 }
+
+pub(crate) type Running = Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 impl Session {
     fn new(config: Arc<Config>, state: State) -> Self {
@@ -180,7 +247,8 @@ impl Session {
     ///
     /// [`Error::is_decode`] if it does not hold a `T`. The other fields are fine all the same.
     pub fn get<T: DeserializeOwned>(&self, field: impl Field<T>) -> Result<Option<T>, Error> {
-        let value = self.state().fields().get(field.name()).cloned();
+        let stored = self.state().fields().get(field.name()).cloned();
+        let value = stored.and_then(|stored| self.value(&stored));
         value.map(|value| decode(field.name(), &value)).transpose()
     }
 
@@ -193,7 +261,29 @@ impl Session {
     pub fn set<T: Serialize + ?Sized>(&self, field: impl Field<T>, value: &T) -> Result<(), Error> {
         let name = legal(field.name())?;
         let json = serde_json::to_vec(value).map_err(|source| Error::encode(name, source))?;
-        self.state().set(name, json.into())
+        self.state().set(name, expiry::plain(json))
+    }
+
+    /// Sets a field that is absent again after `ttl`, while the session goes on: a code that was sent,
+    /// a question that was asked. It is stored as `{".expires":<ms since 1970>,".value":<JSON>}`, for
+    /// other languages to mind; what has expired goes with the next change of the session.
+    ///
+    /// The time is that of the server that set it and of the one that reads it, so do not let a
+    /// difference of their clocks matter. The session's own timeouts go by Redis's.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Session::set).
+    pub fn set_for<T: Serialize + ?Sized>(
+        &self,
+        field: impl Field<T>,
+        value: &T,
+        ttl: Duration,
+    ) -> Result<(), Error> {
+        let name = legal(field.name())?;
+        let json = serde_json::to_vec(value).map_err(|source| Error::encode(name, source))?;
+        let expires = self.0.config.store.clock().now().saturating_add(ttl);
+        self.state().set(name, expiry::until(expires, &json))
     }
 
     /// Adds to an integer, which is 0 if the field is not there. Returns what it is now as far as
@@ -201,7 +291,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`Error::is_not_an_integer`] if the field holds something else, or would pass 2⁵³ − 1 in
+    /// [`Error::is_not_an_integer`] if the field holds something else or has a
+    /// [time to live](Session::set_for), or would pass 2⁵³ − 1 in
     /// size, where numbers are not exact in every language. Otherwise as [`set`](Session::set).
     pub fn incr(&self, field: impl AsRef<str>, by: i64) -> Result<i64, Error> {
         self.state().increment(legal(field.as_ref())?, by)
@@ -223,7 +314,8 @@ impl Session {
     /// As [`get`](Session::get) and [`remove`](Session::remove). A field that cannot be read is
     /// removed.
     pub fn take<T: DeserializeOwned>(&self, field: impl Field<T>) -> Result<Option<T>, Error> {
-        let value = self.state().remove(field.name())?;
+        let stored = self.state().remove(field.name())?;
+        let value = stored.and_then(|stored| self.value(&stored));
         value.map(|value| decode(field.name(), &value)).transpose()
     }
 
@@ -242,46 +334,6 @@ impl Session {
         self.state().fields().keys().map(|name| name.to_string()).collect()
     }
 
-    /// The user it is bound to by a [`login`](Session::login).
-    #[must_use]
-    pub fn user(&self) -> Option<UserId> {
-        self.state().user().cloned()
-    }
-
-    /// Whether there is a session, in the store or after this request: `false` for a visitor who has
-    /// none and for whom nothing was set.
-    #[must_use]
-    pub fn exists(&self) -> bool {
-        self.state().exists()
-    }
-
-    /// Binds the session to a user, gives it a new cookie and restarts its lifetime. The old cookie
-    /// fails from then on, so one that was planted before the login is worth nothing.
-    ///
-    /// The data stays; call [`clear`](Session::clear) first if what was stored before the login is
-    /// not to be trusted. A session of **another** user is destroyed, and a new one made. If the
-    /// session ends while the request is handled (a login clicked twice), a new one is made too.
-    ///
-    /// # Errors
-    ///
-    /// If the user is not 1 to 255 bytes, and [`Error::is_unavailable`] if the request goes on
-    /// without the store.
-    pub fn login(&self, user: impl Into<Arc<str>>) -> Result<(), Error> {
-        self.state().login(UserId::new(user))
-    }
-
-    /// Gives the session a new cookie; the old one fails from then on. For any change of privilege
-    /// other than a login, which does it by itself.
-    pub fn rotate(&self) {
-        self.state().rotate();
-    }
-
-    /// Ends the session and takes the cookie back: a logout. It holds whatever the status of the
-    /// response is. What is set afterwards begins another session.
-    pub fn destroy(&self) {
-        self.state().destroy();
-    }
-
     /// Saves now instead of after the handler: before a body is streamed that tells of the change,
     /// or to learn whether it was saved. What is changed later is saved later.
     ///
@@ -294,16 +346,28 @@ impl Session {
     /// and [`Error::is_not_an_integer`] if concurrent requests made it so. The changes are dropped
     /// then.
     pub async fn commit(&self) -> Result<(), Error> {
-        let mut running = self.0.running.lock().await;
+        self.save(&mut *self.running().await).await
+    }
+
+    /// The turn to take steps in the store.
+    pub(crate) async fn running(&self) -> AsyncMutexGuard<'_, Running> {
+        self.0.running.lock().await
+    }
+
+    pub(crate) async fn save(&self, running: &mut Running) -> Result<(), Error> {
         loop {
-            if let Some(step) = running.as_mut() {
-                let outcome = step.await;
-                *running = None;
-                self.state().settle(outcome)?;
-            }
-            let Some(work) = self.state().plan()? else { return Ok(()) };
-            *running = Some(Box::pin(execute(self.0.config.clone(), work)));
+            self.carry_on(running).await?;
+            let Some(step) = self.state().plan()? else { return Ok(()) };
+            *running = Some(Box::pin(execute(self.0.config.clone(), step)));
         }
+    }
+
+    /// Takes the step to its end that is under way, if one is.
+    pub(crate) async fn carry_on(&self, running: &mut Running) -> Result<(), Error> {
+        let Some(step) = running.as_mut() else { return Ok(()) };
+        let outcome = step.await;
+        *running = None;
+        self.state().settle(outcome)
     }
 
     /// The end of the request, the same for everyone who asks: what failed once has failed.
@@ -325,7 +389,7 @@ impl Session {
             }
             match this.commit().await {
                 // The client's other request has ended it; this one's answer is none the worse.
-                Err(error) if error.is_gone() => Ok(()),
+                Err(error) if error.is_gone() && this.0.config.on_gone == OnGone::Ignore => Ok(()),
                 Err(error) => {
                     *this.failure() = Some(error.clone());
                     Err(error)
@@ -335,41 +399,69 @@ impl Session {
         }))
     }
 
-    /// Restarts the idle timeout in a task of its own if that is due and no other request of this
-    /// process is at it. Nobody waits for it, and if it fails the next request tries again.
-    pub(crate) fn slide(&self) {
-        let Some(token) = self.state().take_slide() else { return };
-        let config = self.0.config.clone();
-        let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else { return };
-        config.store.tasks().spawn_if_possible(async move {
-            let limits = config.terms.limits;
-            let slide =
-                config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
-            match config.bounded("a session slide", slide).await {
-                Ok(Committed::Done { .. }) => telemetry::count(SESSION_TOTAL, "touched"),
-                Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
-                Err(error) => telemetry::store_failed("session", &error),
-            }
-            flight.land(());
-        });
+    /// What a stored field holds; `None` if its time is over.
+    fn value(&self, stored: &Bytes) -> Option<Bytes> {
+        expiry::value(stored, self.0.config.store.clock().now())
     }
 
-    pub(crate) fn cookie(&self) -> Option<CookieChange> {
-        self.state().cookie()
+    pub(crate) fn limits(&self) -> Limits {
+        self.0.config.terms.limits
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.0.config
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<Error>> {
-        self.0.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.failure)
     }
 }
 
-fn decode<T: DeserializeOwned>(name: &str, value: &Bytes) -> Result<T, Error> {
-    serde_json::from_slice(value)
-        .map_err(|source| Error::decode(name, std::any::type_name::<T>(), &source))
+/// Restarts the idle timeout in a task of its own, unless another request of this process is at it.
+/// Nobody waits for it, and if it fails the next request tries again.
+fn slide(config: &Arc<Config>, token: Token) {
+    let config = config.clone();
+    let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else { return };
+    config.store.tasks().spawn_if_possible(async move {
+        let limits = config.terms.limits;
+        let slide = config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
+        match config.bounded("a session slide", slide).await {
+            Ok(Committed::Done { note, .. }) => {
+                telemetry::count(SESSION_TOTAL, "touched");
+                enlist_later(&config, note, token.selector());
+            }
+            Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
+            Err(error) => telemetry::store_failed("session", &error),
+        }
+        flight.land(());
+    });
+}
+
+fn load(config: &Config, token: &Token) -> StoreFuture<Option<Record>> {
+    config.bounded("a session load", config.store.load(&token.selector()))
+}
+
+/// Sends the load of the first cookie, and leaves its answer for later. One poll is enough for a store
+/// that has a connection: whoever moves its bytes does the rest.
+fn send(config: &Config, presented: &Presented) -> Option<StoreFuture<Option<Record>>> {
+    let mut load = load(config, presented.tokens().next()?);
+    let mut cx = Context::from_waker(Waker::noop());
+    Some(match Pin::new(&mut load).poll(&mut cx) {
+        Poll::Ready(answer) => StoreFuture::ready(answer),
+        Poll::Pending => load,
+    })
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(name: &str, value: &Bytes) -> Result<T, Error> {
+    serde_json::from_slice(value).map_err(|source| Error::decode::<T>(name, &source))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Session {

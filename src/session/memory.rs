@@ -1,17 +1,23 @@
 //! Sessions in the memory of this process.
 
 use crate::{
+    clock::Clock,
     context::Context,
     expiring::{ENTRY_OVERHEAD, Entry, Expiring, WhenFull},
     marks::UserId,
     session::{
+        memory_users::Users,
         policy::{self, Refusal, Stored, Write},
-        store::{Committed, Created, Delta, Destroyed, Limits, NewSession, Record, SessionStore},
+        store::{
+            Committed, Created, Delta, Destroyed, Limits, NewSession, Record, SessionStore, Swap,
+            Swapped,
+        },
         token::{Selector, VerifierHash},
     },
     store::{StoreError, StoreFuture},
     tasks::Tasks,
 };
+use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Bytes that sessions take at most if nobody says otherwise: 64 MiB.
@@ -31,7 +37,9 @@ pub struct MemoryStore(Arc<Inner>);
 
 struct Inner {
     sessions: Expiring<Stored>,
+    users: Users,
     tasks: Tasks,
+    clock: Clock,
 }
 
 impl Default for MemoryStore {
@@ -45,11 +53,36 @@ impl MemoryStore {
     pub(crate) fn new(context: &Context, capacity: usize) -> Self {
         let when_full = WhenFull::Refuse { what: "session" };
         let sessions = Expiring::new(context.clock.clone(), capacity, when_full);
-        Self(Arc::new(Inner { sessions, tasks: context.tasks.clone() }))
+        let users = Users::new(&context.clock, capacity);
+        let (tasks, clock) = (context.tasks.clone(), context.clock.clone());
+        Self(Arc::new(Inner { sessions, users, tasks, clock }))
+    }
+
+    pub(crate) fn users(&self) -> &Users {
+        &self.0.users
+    }
+
+    /// Whether there is a session.
+    pub(crate) fn has(&self, selector: &Selector) -> bool {
+        self.with(selector, |entry| entry.expires_us().is_some())
     }
 
     fn with<R>(&self, selector: &Selector, step: impl FnOnce(&mut Entry<'_, Stored>) -> R) -> R {
         self.0.sessions.with(&selector.to_string(), step)
+    }
+
+    fn end(
+        &self,
+        selector: &Selector,
+        may: impl FnOnce(&Stored) -> bool,
+    ) -> StoreFuture<Destroyed> {
+        StoreFuture::ready(Ok(self.with(selector, |entry| match entry.get() {
+            Some(stored) if may(stored) => {
+                let user = entry.remove().and_then(|stored| stored.user);
+                Destroyed::Done { user }
+            }
+            _ => Destroyed::Nothing,
+        })))
     }
 }
 
@@ -58,6 +91,20 @@ impl SessionStore for MemoryStore {
         StoreFuture::ready(Ok(self.with(selector, |entry| {
             let (now_ms, ttl_us) = (entry.now_ms(), entry.ttl_us()?);
             entry.get().map(|stored| record(stored, ttl_us, now_ms))
+        })))
+    }
+
+    fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>> {
+        StoreFuture::ready(Ok(self.with(selector, |entry| {
+            let (now_ms, ttl_us) = (entry.now_ms(), entry.ttl_us()?);
+            let stored = entry.get()?;
+            let mut record = record(stored, ttl_us, now_ms);
+            let held = stored.fields.get_key_value(field);
+            let held = held.map(|(name, value)| (name.clone(), value.clone()));
+            record.fields = Arc::new(held.into_iter().collect());
+            (record.user, record.device, record.persistent) = (None, None, false);
+            (record.created, record.noted) = (Duration::ZERO, Duration::ZERO);
+            Some(record)
         })))
     }
 
@@ -87,14 +134,40 @@ impl SessionStore for MemoryStore {
             let now_ms = entry.now_ms();
             let Some(stored) = entry.get() else { return Ok(Committed::Gone) };
             match policy::commit(stored, presented, &delta, limits, now_ms) {
-                Ok(Write { stored, ttl_ms, sums }) => {
+                Ok(Write { stored, ttl_ms, sums, note }) => {
                     put(entry, stored, ttl_ms)?;
-                    Ok(Committed::Done { ttl: Duration::from_millis(ttl_ms), sums })
+                    Ok(Committed::Done { ttl: Duration::from_millis(ttl_ms), sums, note })
                 }
-                Err(Refusal::Gone) => Ok(Committed::Gone),
+                Err(Refusal::Gone | Refusal::Changed(_)) => Ok(Committed::Gone),
+                Err(Refusal::Rotated) => Ok(Committed::Rotated),
                 Err(Refusal::OtherUser) => Ok(Committed::OtherUser),
                 Err(Refusal::NotAnInteger(field)) => Ok(Committed::NotAnInteger(field)),
                 Err(Refusal::TooLarge(limit)) => Ok(Committed::TooLarge(limit)),
+            }
+        }))
+    }
+
+    fn swap(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        swap: Swap,
+        limits: Limits,
+    ) -> StoreFuture<Swapped> {
+        StoreFuture::ready(self.with(selector, |entry| {
+            let now_ms = entry.now_ms();
+            let Some(stored) = entry.get() else { return Ok(Swapped::Gone) };
+            match policy::swap(stored, presented, &swap, limits, now_ms) {
+                Ok(Write { stored, ttl_ms, note, .. }) => {
+                    put(entry, stored, ttl_ms)?;
+                    Ok(Swapped::Done { ttl: Duration::from_millis(ttl_ms), note })
+                }
+                Err(Refusal::Changed(held)) => Ok(Swapped::Changed(held)),
+                Err(Refusal::Rotated) => Ok(Swapped::Rotated),
+                Err(Refusal::TooLarge(limit)) => Ok(Swapped::TooLarge(limit)),
+                Err(Refusal::Gone | Refusal::OtherUser | Refusal::NotAnInteger(_)) => {
+                    Ok(Swapped::Gone)
+                }
             }
         }))
     }
@@ -105,18 +178,19 @@ impl SessionStore for MemoryStore {
         presented: &VerifierHash,
         user: Option<&UserId>,
     ) -> StoreFuture<Destroyed> {
-        StoreFuture::ready(Ok(self.with(selector, |entry| {
-            match entry.get() {
-                Some(stored) if policy::may_destroy(stored, presented, user) => {}
-                _ => return Destroyed::Nothing,
-            }
-            let user = entry.remove().and_then(|stored| stored.user);
-            Destroyed::Done { user }
-        })))
+        self.end(selector, |stored| policy::may_destroy(stored, presented, user))
+    }
+
+    fn revoke(&self, selector: &Selector, user: &UserId) -> StoreFuture<Destroyed> {
+        self.end(selector, |stored| stored.user.as_ref() == Some(user))
     }
 
     fn tasks(&self) -> Tasks {
         self.0.tasks.clone()
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.clock.clone()
     }
 }
 
@@ -132,6 +206,10 @@ fn record(stored: &Stored, ttl_us: u64, now_ms: u64) -> Record {
         Record::new(stored.verifier, Duration::from_millis(stored.idle_ms), stored.fields.clone());
     record.user = stored.user.clone();
     record.created = Duration::from_millis(stored.created_ms);
+    record.persistent = stored.persistent;
+    record.device = stored.device.clone();
+    record.noted = Duration::from_millis(stored.noted_ms);
+    record.previous = stored.previous.map(|(verifier, _)| verifier);
     record.ttl = Some(Duration::from_millis(ttl_us.div_ceil(1_000)));
     record.longest_ttl = Duration::from_millis(longest_ms);
     record
@@ -143,6 +221,7 @@ fn put(entry: &mut Entry<'_, Stored>, stored: Stored, ttl_ms: u64) -> Result<(),
         + size_of::<Stored>()
         + stored.bytes
         + stored.fields.len() * FIELD_OVERHEAD
+        + stored.device.as_ref().map_or(0, Bytes::len)
         + stored.user.as_ref().map_or(0, |user| user.as_str().len());
     let expires_us = entry.now_us() + ttl_ms * 1_000;
     entry.insert(stored, expires_us, weight)

@@ -76,13 +76,56 @@
 //! # }
 //! ```
 //!
+//! # Users and devices
+//!
+//! [`Session::login`] binds the session to a user, under a new cookie;
+//! [`Session::remember`] lets it outlive the browser. From then on it is in the user's list: each entry
+//! is a [`Device`], with what [`Session::set_device`] has said of it, and can be ended from anywhere.
+//!
+//! ```
+//! use towerkeep::session::{Device, Error, Selector, Session};
+//!
+//! async fn devices(session: Session) -> Result<Vec<Device>, Error> {
+//!     let Some(user) = session.user() else { return Ok(Vec::new()) };
+//!     session.sessions().list(&user).await
+//! }
+//!
+//! /// Logs a device out: its handle came from the list, by way of a form.
+//! async fn revoke(session: Session, handle: Selector) -> Result<bool, Error> {
+//!     let Some(user) = session.user() else { return Ok(false) };
+//!     session.sessions().revoke(&user, handle).await
+//! }
+//!
+//! /// Logs every device out but this one, after a change of the password, say.
+//! async fn only_here(session: Session) -> Result<usize, Error> {
+//!     let Some(user) = session.user() else { return Ok(0) };
+//!     session.rotate();
+//!     session.sessions().revoke_all(&user, session.handle()).await
+//! }
+//! ```
+//!
+//! `cargo run --example login` is an application of all that, with pages for a browser.
+//!
 //! # Redis
 //!
 //! A session is the hash `<prefix>:session:<selector>`. Its data are fields of JSON under their own
-//! names, for other languages to read with `HGET`. What begins with a dot is the crate's own: `.v`
-//! SHA-256 of the verifier, `.u` user, `.c` created, `.i` idle timeout and `.x` absolute deadline (0
-//! for none) in milliseconds, `.b` bytes of data. The TTL of the key is the life of the session, by
-//! Redis's own clock; every write sets it to the idle timeout or to what is left until the deadline.
+//! names, for other languages to read with `HGET`; one that was set with a
+//! [time to live](Session::set_for) is `{".expires": milliseconds, ".value": …}`. What begins with a dot
+//! is the crate's own:
+//!
+//! | field | holds |
+//! | --- | --- |
+//! | `.v` | SHA-256 of the verifier, in base64url |
+//! | `.p`, `.r` | the one before the last rotation, and when that was |
+//! | `.u`, `.s` | the user, and when the session was noted in their list |
+//! | `.c`, `.i`, `.x` | when it was created, its idle timeout, its absolute deadline (0 for none), in milliseconds |
+//! | `.m`, `.d` | whether its cookie outlives the browser; what is said of the device |
+//! | `.b` | bytes of data, for the limit |
+//!
+//! The TTL of the key is the life of the session, by Redis's own clock; every write sets it to the idle
+//! timeout or to what is left until the deadline. A user's sessions are the sorted set
+//! `<prefix>:user:<user>`, by the time when they were seen last, and what the user did
+//! ([`Session::record`]) is the list `<prefix>:activity:<user>`.
 //!
 //! | request | round trips |
 //! | --- | --- |
@@ -90,8 +133,11 @@
 //! | reads | 1 |
 //! | creates (no cookie) | 1 |
 //! | reads and changes, logs in, rotates, logs out | 2 |
+//! | [`LazySession::get_field`], [`LazySession::set_field`], [`Session::update`] | 1 each |
+//! | lists devices | 2 |
 //!
-//! A slide is one more, after the response.
+//! A slide is one more, after the response. With [`eager`](SessionLayer::eager), the load goes out
+//! together with what the layers further in ask.
 //!
 //! # Order
 //!
@@ -105,7 +151,8 @@
 //! goes on without one and saves nothing ([`OnStoreError::Anonymous`]). If a change cannot be saved, the handler's
 //! response is replaced by 503: it is not sent as if all were well. Requests that do not ask for the
 //! session go on as ever. If a session ends while a request is handled, its changes are dropped and
-//! the response is none the worse; [`Session::commit`] tells. A memory store that is full refuses new
+//! the response is none the worse; [`Session::commit`] tells, and [`OnGone::Reject`] answers 409 instead.
+//! A memory store that is full refuses new
 //! sessions with 503 and drops none.
 //!
 //! A client that leaves in the middle stops its handler, as everywhere in tower, and nothing is saved
@@ -115,14 +162,21 @@
 //!
 //! | setting | default | why |
 //! | --- | --- | --- |
-//! | [`cookie_name`](SessionLayer::cookie_name) | `__Host-sid` | browsers let no other host plant it |
+//! | [`cookie_name`](SessionLayer::cookie_name) | `__Host-sid`; with a domain or another path `__Secure-sid` | browsers let no other host plant it |
 //! | attributes | `HttpOnly`, `Secure`, `SameSite=Lax`, `Path=/` | no script reads it, no plain HTTP carries it, no other site's form sends it |
-//! | [`max_age`](SessionLayer::max_age) | none | a shared computer forgets it with the browser |
+//! | [`partitioned`](SessionLayer::partitioned) | `false` | for embedded pages only |
+//! | `signing_keys`, `encryption_keys` | none | a token cannot be guessed as it is (features `session-signed`, `session-private`) |
+//! | [`max_age`](SessionLayer::max_age) | none | a shared computer forgets it with the browser; [`remember`](Session::remember) is for one session |
 //! | [`idle_timeout`](SessionLayer::idle_timeout) | 2 h | a lunch break |
 //! | [`absolute_timeout`](SessionLayer::absolute_timeout) | 24 h | a stolen cookie ends, however busy |
 //! | [`slide_throttle`](SessionLayer::slide_throttle) | a twentieth of the idle timeout, at most 60 s | a read is not a write |
+//! | [`max_sessions`](SessionLayer::max_sessions) | without limit | a user may have many devices |
+//! | [`clear_on_login`](SessionLayer::clear_on_login) | `false` | a cart survives the login |
+//! | [`trail`](SessionLayer::trail) | 100 events, 30 days | one page of recent activity |
+//! | [`eager`](SessionLayer::eager) | `false` | a request that does not ask costs nothing |
 //! | [`max_fields`](SessionLayer::max_fields), [`max_bytes`](SessionLayer::max_bytes) | 64, 64 KiB | each request loads all of it |
 //! | [`on_store_error`](SessionLayer::on_store_error) | [`OnStoreError::Reject`] | a user is not shown as logged out because of an outage |
+//! | [`on_gone`](SessionLayer::on_gone) | [`OnGone::Ignore`] | who has logged out does not care what was lost |
 //! | [`save_on_server_error`](SessionLayer::save_on_server_error) | `false` | a handler that failed half-way leaves nothing half-done |
 //! | [`deadline`](SessionLayer::deadline) | the backend's, 250 ms | a hung store must not hang every page |
 //! | memory | 64 MiB | [`max_session_bytes`](crate::backend::Builder::max_session_bytes) |
@@ -131,55 +185,94 @@
 //!
 //! The cookie is a selector, which finds the session, and a verifier, which proves it; both are 128
 //! random bits. The store has only the verifier's hash, compared in constant time, so nobody who
-//! reads Redis can make a cookie of it. Ids are the server's own: one that a client brings is never
-//! adopted. A [`login`](Session::login) always changes the cookie, and the old one fails at once. A
-//! session that was destroyed never comes back: a commit changes what is there and creates nothing.
+//! reads Redis can make a cookie of it.
 //!
-//! `SameSite=Lax` keeps other sites' forms and scripts from using the cookie. It does not protect a
-//! `GET` that changes something, nor against pages on the same site's other subdomains.
+//! | attack | what happens |
+//! | --- | --- |
+//! | fixation: a cookie planted before the login | ids are the server's own, one that a client brings is never adopted; a [`login`](Session::login) changes the cookie, and the old one fails at once |
+//! | a cookie that is made up, cut or changed | a visitor without a session; one of a wrong shape, or not signed where cookies are, costs no Redis command |
+//! | many cookies of the name, or a huge header | two are looked at, whatever there is |
+//! | a stolen cookie | ends at the absolute timeout, with a logout, or when the user ends it from their list |
+//! | a cookie from before a rotation | reads as a visitor without a session; what it writes in the minute after is dropped, so that no response to it takes the place of the new cookie |
+//! | a logout that races other requests | a session that was destroyed never comes back: a commit changes what is there and creates nothing. An old cookie logs nobody out |
+//! | somebody else's device handle | ends nothing: only sessions of the user who asks are ended |
+//! | a subdomain that plants a cookie | browsers refuse it under a name that begins with `__Host-` |
+//! | header injection | nothing of a client's or a user's stands in `Set-Cookie`; names, paths and domains are checked when the layer is built |
+//! | another site's forms and scripts | `SameSite=Lax` keeps them from using the cookie. It does not protect a `GET` that changes something, nor against pages on the same site's other subdomains; a form that needs no cookie, the login's own, wants a check of `Origin` (the example `login` has one) |
+//! | a shared cache | what a session went into is `private`, what sets the cookie is not stored at all |
 //!
-//! What was stored before a login is still there after it. Call [`Session::clear`] before
-//! [`login`](Session::login) if somebody else may have put it there.
+//! What was stored before a login is still there after it: call [`Session::clear`] before
+//! [`login`](Session::login), or set [`clear_on_login`](SessionLayer::clear_on_login), if somebody else
+//! may have put it there. And two layers over one backend take each other's cookies, whatever their
+//! names, unless these are signed or encrypted: a user of one is the same user in the other.
+//!
+//! A cookie that is removed or replaced has all the attributes of the first one, or browsers would keep
+//! both. So a change of path, domain or `Partitioned` leaves the old cookie beside the new one for as
+//! long as it lives; of the two, the one that holds is found.
 
+mod account;
+mod activity;
 mod commit;
 mod cookie;
+mod envelope;
 mod error;
+mod expiry;
 #[cfg(feature = "axum")]
 mod extract;
 mod field;
 mod future;
 mod handle;
+#[cfg(any(feature = "session-signed", feature = "session-private"))]
+mod key;
 mod layer;
+mod lazy_field;
+mod limit;
 mod memory;
+mod memory_users;
 mod pending;
 mod policy;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_record;
+#[cfg(feature = "redis")]
+mod redis_users;
+mod seal;
 mod service;
+mod sessions;
 mod state;
 mod step;
 mod store;
 mod token;
+mod update;
+mod user_store;
+mod whole;
 
 #[cfg(feature = "axum")]
 pub use self::extract::SessionRejection;
+#[cfg(any(feature = "session-signed", feature = "session-private"))]
+pub use self::key::CookieKey;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::SCRIPTS;
 pub use self::{
+    activity::Activity,
     cookie::SameSite,
     error::Error,
     field::{Field, Key},
     future::ResponseFuture,
     handle::{LazySession, Session},
-    layer::{OnStoreError, SessionLayer},
+    layer::{OnGone, OnStoreError, SessionLayer},
+    limit::OnMaxSessions,
     memory::MemoryStore,
     service::SessionService,
+    sessions::{Device, Sessions},
     store::{
         Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits, NewSession,
-        Record, SessionStore,
+        Note, Record, SessionStore, Swap, Swapped,
     },
-    token::{Selector, Token, VerifierHash},
+    token::{BadSelector, Selector, Token, VerifierHash},
+    user_store::{Trail, UserStore},
 };

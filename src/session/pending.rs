@@ -8,7 +8,7 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 pub(crate) type Changes = BTreeMap<Box<str>, Change>;
 
@@ -23,6 +23,11 @@ pub(crate) struct Pending {
     pub(crate) clear_besides: bool,
     pub(crate) changes: Changes,
     pub(crate) login: Option<Login>,
+    /// How long it is to be remembered, from now.
+    pub(crate) remember: Option<Duration>,
+    pub(crate) device: Option<Bytes>,
+    /// What users did.
+    pub(crate) events: Vec<(UserId, Bytes)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,12 +48,25 @@ pub(crate) struct Login {
 pub(crate) struct Fresh {
     pub(crate) user: Option<UserId>,
     pub(crate) fields: Fields,
+    pub(crate) remember: Option<Duration>,
+    pub(crate) device: Option<Bytes>,
 }
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { end, rotate, clear, changes, login, clear_besides: _ } = self;
-        end.is_none() && !rotate && !clear && changes.is_empty() && login.is_none()
+        self.changes_nothing() && self.events.is_empty()
+    }
+
+    /// Whether there is nothing to do but to note what users did.
+    pub(crate) fn changes_nothing(&self) -> bool {
+        let Self { end, rotate, clear, changes, login, remember, device, .. } = self;
+        end.is_none()
+            && !rotate
+            && !clear
+            && changes.is_empty()
+            && login.is_none()
+            && remember.is_none()
+            && device.is_none()
     }
 
     pub(crate) fn put(&mut self, name: &str, change: &Change) {
@@ -62,7 +80,9 @@ impl Pending {
     pub(crate) fn increment(&mut self, name: &str, by: i64, value: &Bytes) {
         self.each(|changes| {
             let change = match changes.get(name) {
-                Some(Change::Set(_) | Change::Remove) => Change::Set(value.clone()),
+                Some(Change::Set(_) | Change::Remove | Change::RemoveIf(_)) => {
+                    Change::Set(value.clone())
+                }
                 Some(Change::Increment(before)) => Change::Increment(before + by),
                 None => Change::Increment(by),
             };
@@ -87,19 +107,21 @@ impl Pending {
     /// The session that these changes make where there is none. A session that ended during the
     /// request leaves nothing behind but a login.
     pub(crate) fn fresh(&self, after_end: bool) -> Option<Fresh> {
-        if let (Some(login), true) = (&self.login, after_end) {
-            return Some(login.fresh());
+        if after_end {
+            return self.after_login();
         }
-        let user = self.login.as_ref().map(|login| login.user.clone());
         let fields = fields_of(&self.changes);
-        let wanted = user.is_some() || (!after_end && !fields.is_empty());
-        wanted.then_some(Fresh { user, fields })
+        (self.login.is_some() || !fields.is_empty()).then(|| self.make(fields))
     }
-}
 
-impl Login {
-    pub(crate) fn fresh(&self) -> Fresh {
-        Fresh { user: Some(self.user.clone()), fields: fields_of(&self.since) }
+    /// The session that a login makes in the place of one that has ended, from what came after it.
+    pub(crate) fn after_login(&self) -> Option<Fresh> {
+        self.login.as_ref().map(|login| self.make(fields_of(&login.since)))
+    }
+
+    fn make(&self, fields: Fields) -> Fresh {
+        let user = self.login.as_ref().map(|login| login.user.clone());
+        Fresh { user, fields, remember: self.remember, device: self.device.clone() }
     }
 }
 
@@ -107,7 +129,7 @@ pub(crate) fn fields_of(changes: &Changes) -> Fields {
     let made = changes.iter().filter_map(|(name, change)| match change {
         Change::Set(value) => Some((name.clone(), value.clone())),
         Change::Increment(by) => Some((name.clone(), policy::text(*by))),
-        Change::Remove => None,
+        Change::Remove | Change::RemoveIf(_) => None,
     });
     made.collect()
 }

@@ -4,7 +4,7 @@
 use crate::{
     marks::UserId,
     session::{
-        store::{Absolute, Change, Delta, Fields, Limit, Limits, NewSession},
+        store::{Absolute, Change, Delta, Fields, Limit, Limits, NewSession, Note, Record, Swap},
         token::VerifierHash,
     },
 };
@@ -13,6 +13,23 @@ use std::{sync::Arc, time::Duration};
 
 /// The largest integer that is exact in JSON, in Lua and in JavaScript: 2⁵³ − 1.
 pub(crate) const MAX_INTEGER: i64 = (1 << 53) - 1;
+
+/// How long after a rotation the proof before it is known, in which no new session takes the place of
+/// the one whose new cookie is on its way.
+const GRACE_MS: u64 = 60_000;
+
+/// How long a session must not have been noted in its user's list before it is struck off as missing:
+/// it is noted before it is bound.
+pub(crate) const SPARED: Duration = Duration::from_secs(60);
+
+/// A session that does not slide any more is noted in its user's list this often.
+const NOTED_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a user's list outlives the last time that a session in it was noted: more than the session
+/// does, since it lives its idle timeout from its last use, and is noted a twentieth of it late at most.
+pub(crate) fn list_ttl_ms(idle: Duration) -> u64 {
+    whole_ms(idle.saturating_mul(2))
+}
 
 /// A session as a store keeps it.
 #[derive(Clone)]
@@ -23,6 +40,12 @@ pub(crate) struct Stored {
     pub(crate) idle_ms: u64,
     /// 0 if it has none.
     pub(crate) deadline_ms: u64,
+    pub(crate) persistent: bool,
+    pub(crate) device: Option<Bytes>,
+    /// What proved it before, and until when.
+    pub(crate) previous: Option<(VerifierHash, u64)>,
+    /// When it was last noted in its user's list.
+    pub(crate) noted_ms: u64,
     pub(crate) bytes: usize,
     pub(crate) fields: Arc<Fields>,
 }
@@ -32,15 +55,19 @@ pub(crate) struct Write {
     pub(crate) stored: Stored,
     pub(crate) ttl_ms: u64,
     pub(crate) sums: Vec<i64>,
+    pub(crate) note: Option<Note>,
 }
 
 /// Why a commit writes nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Gone,
+    Rotated,
     OtherUser,
     NotAnInteger(Box<str>),
     TooLarge(Limit),
+    /// A field to be swapped holds something else.
+    Changed(Option<Bytes>),
 }
 
 /// Mirrored by `create.lua`.
@@ -50,10 +77,14 @@ pub(crate) fn create(new: NewSession, limits: Limits, now_ms: u64) -> Result<(St
     let deadline_ms = new.absolute.map_or(0, |life| now_ms + whole_ms(life));
     let stored = Stored {
         verifier: new.verifier,
+        noted_ms: if new.user.is_some() { now_ms } else { 0 },
         user: new.user,
         created_ms: now_ms,
         idle_ms: whole_ms(new.idle),
         deadline_ms,
+        persistent: new.persistent,
+        device: new.device,
+        previous: None,
         bytes,
         fields: Arc::new(new.fields),
     };
@@ -69,9 +100,7 @@ pub(crate) fn commit(
     limits: Limits,
     now_ms: u64,
 ) -> Result<Write, Refusal> {
-    if stored.verifier != *presented {
-        return Err(Refusal::Gone);
-    }
+    prove(stored, presented, now_ms)?;
     if let (Some(bound), Some(new)) = (&stored.user, &delta.user)
         && bound != new
     {
@@ -79,7 +108,7 @@ pub(crate) fn commit(
     }
     let mut next = stored.clone();
     let sums = change(&mut next, delta).map_err(Refusal::NotAnInteger)?;
-    if delta.changes.values().any(|change| *change != Change::Remove) {
+    if delta.changes.values().any(grows) {
         fits(next.fields.len(), next.bytes, limits).map_err(Refusal::TooLarge)?;
     }
     if let Some(idle) = delta.idle {
@@ -90,13 +119,43 @@ pub(crate) fn commit(
         Absolute::Never => next.deadline_ms = 0,
         Absolute::In(life) => next.deadline_ms = now_ms + whole_ms(life),
     }
-    let ttl_ms = ttl_ms(next.idle_ms, next.deadline_ms, now_ms);
-    if ttl_ms == 0 {
-        return Err(Refusal::Gone);
+    let ttl_ms = live_ms(&next, now_ms)?;
+    next.persistent = delta.persistent.unwrap_or(next.persistent);
+    next.device = delta.device.clone().or(next.device);
+    if let Some(verifier) = delta.verifier {
+        next.previous = Some((next.verifier, now_ms));
+        next.verifier = verifier;
     }
-    next.verifier = delta.verifier.unwrap_or(next.verifier);
-    next.user = delta.user.clone().or(next.user);
-    Ok(Write { stored: next, ttl_ms, sums })
+    let mut note = None;
+    match &delta.user {
+        // Whoever binds it notes it.
+        Some(user) => (next.user, next.noted_ms) = (Some(user.clone()), now_ms),
+        None => note = to_note(&mut next, now_ms),
+    }
+    Ok(Write { stored: next, ttl_ms, sums, note })
+}
+
+/// Mirrored by `swap.lua`.
+pub(crate) fn swap(
+    stored: &Stored,
+    presented: &VerifierHash,
+    swap: &Swap,
+    limits: Limits,
+    now_ms: u64,
+) -> Result<Write, Refusal> {
+    prove(stored, presented, now_ms)?;
+    let held = stored.fields.get(&swap.field);
+    if held != swap.seen.as_ref() {
+        return Err(Refusal::Changed(held.cloned()));
+    }
+    let mut next = stored.clone();
+    let fields = Arc::make_mut(&mut next.fields);
+    fields.insert(swap.field.clone(), swap.value.clone());
+    next.bytes = weigh(fields);
+    fits(next.fields.len(), next.bytes, limits).map_err(Refusal::TooLarge)?;
+    let ttl_ms = live_ms(&next, now_ms)?;
+    let note = to_note(&mut next, now_ms);
+    Ok(Write { stored: next, ttl_ms, sums: Vec::new(), note })
 }
 
 /// Mirrored by `destroy.lua`.
@@ -108,6 +167,40 @@ pub(crate) fn may_destroy(
     stored.verifier == *presented || (user.is_some() && stored.user.as_ref() == user)
 }
 
+fn prove(stored: &Stored, presented: &VerifierHash, now_ms: u64) -> Result<(), Refusal> {
+    if stored.verifier == *presented {
+        return Ok(());
+    }
+    match stored.previous {
+        Some((previous, at_ms))
+            if previous == *presented && now_ms.saturating_sub(at_ms) < GRACE_MS =>
+        {
+            Err(Refusal::Rotated)
+        }
+        _ => Err(Refusal::Gone),
+    }
+}
+
+/// How long a session lives from now, if it does.
+fn live_ms(stored: &Stored, now_ms: u64) -> Result<u64, Refusal> {
+    match ttl_ms(stored.idle_ms, stored.deadline_ms, now_ms) {
+        0 => Err(Refusal::Gone),
+        ttl_ms => Ok(ttl_ms),
+    }
+}
+
+/// Whether the session is to be noted again in its user's list, which counts as done: as often as reads
+/// slide it by default.
+fn to_note(stored: &mut Stored, now_ms: u64) -> Option<Note> {
+    let user = stored.user.clone()?;
+    let often_ms = (stored.idle_ms / 20).min(60_000);
+    if now_ms.saturating_sub(stored.noted_ms) < often_ms {
+        return None;
+    }
+    stored.noted_ms = now_ms;
+    Some(Note { user, idle: Duration::from_millis(stored.idle_ms) })
+}
+
 /// How long a session lives from now: `min(idle, deadline - now)`; 0 if it does not.
 pub(crate) fn ttl_ms(idle_ms: u64, deadline_ms: u64, now_ms: u64) -> u64 {
     match deadline_ms {
@@ -116,16 +209,21 @@ pub(crate) fn ttl_ms(idle_ms: u64, deadline_ms: u64, now_ms: u64) -> u64 {
     }
 }
 
-/// Whether restarting the idle timeout gains enough to be worth a write.
+/// Whether restarting the idle timeout is worth a write; `now` is this process's time.
 ///
-/// The gain is measured against what a restart can reach, not against the idle timeout itself: near
-/// the absolute deadline nothing can be gained, and each request would try.
-pub(crate) fn slide_is_due(
-    ttl: Option<Duration>,
-    longest_ttl: Duration,
-    throttle: Duration,
-) -> bool {
-    ttl.is_none_or(|ttl| longest_ttl.saturating_sub(ttl) >= throttle)
+/// What it gains is measured against what a restart can reach, not against the idle timeout itself:
+/// near the absolute deadline nothing can be gained, and each request would try. There it is only
+/// restarted for the user's list, which tells when a session was seen last.
+pub(crate) fn slide_is_due(record: &Record, throttle: Duration, now: Duration) -> bool {
+    let Record { ttl, longest_ttl, idle, persistent, .. } = *record;
+    let gains = match ttl {
+        None => true,
+        // It ends when it ends: its idle timeout is no shorter than its lifetime.
+        Some(_) if persistent => false,
+        Some(ttl) => longest_ttl.saturating_sub(ttl) >= throttle,
+    };
+    let listed = record.user.is_some() && longest_ttl < idle;
+    gains || (listed && now.saturating_sub(record.noted) >= throttle.max(NOTED_EVERY))
 }
 
 /// How often the idle timeout is restarted if nobody says otherwise: a twentieth of it, at most
@@ -137,6 +235,11 @@ pub(crate) fn default_throttle(idle: Duration) -> Duration {
 /// Whole milliseconds, at least 1: a timeout of zero would end what it is to keep.
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).clamp(1, MAX_INTEGER as u64 / 2)
+}
+
+/// Whole milliseconds, which may be 0.
+pub(crate) fn optional_ms(duration: Duration) -> u64 {
+    if duration.is_zero() { 0 } else { whole_ms(duration) }
 }
 
 /// Names and values together.
@@ -174,6 +277,10 @@ pub(crate) fn text(number: i64) -> Bytes {
     number.to_string().into()
 }
 
+fn grows(change: &Change) -> bool {
+    matches!(change, Change::Set(_) | Change::Increment(_))
+}
+
 /// Makes the changes, and returns what the incremented fields hold; or the field that cannot be.
 fn change(next: &mut Stored, delta: &Delta) -> Result<Vec<i64>, Box<str>> {
     let mut sums = Vec::new();
@@ -191,6 +298,11 @@ fn change(next: &mut Stored, delta: &Delta) -> Result<Vec<i64>, Box<str>> {
             }
             Change::Remove => {
                 fields.remove(name);
+            }
+            Change::RemoveIf(value) => {
+                if fields.get(name) == Some(value) {
+                    fields.remove(name);
+                }
             }
             Change::Increment(by) => {
                 let sum = sum(fields.get(name), *by).ok_or_else(|| name.clone())?;
@@ -238,10 +350,25 @@ mod tests {
     #[test]
     fn a_slide_near_the_deadline_is_not_due_because_it_gains_nothing() {
         let ms = Duration::from_millis;
-        assert!(slide_is_due(Some(ms(90)), ms(100), ms(10)));
-        assert!(!slide_is_due(Some(ms(91)), ms(100), ms(10)));
-        assert!(!slide_is_due(Some(ms(30)), ms(30), ms(10)));
-        assert!(slide_is_due(None, ms(100), ms(10)), "an entry that never expires is given an end");
+        let record = |ttl: Option<u64>, longest| {
+            let mut record = Record::new(Token::random().hash(), ms(100), Fields::new());
+            (record.ttl, record.longest_ttl) = (ttl.map(ms), ms(longest));
+            record
+        };
+        let due = |record: &Record| slide_is_due(record, ms(10), ms(100_000));
+        assert!(due(&record(Some(90), 100)));
+        assert!(!due(&record(Some(91), 100)));
+        assert!(!due(&record(Some(30), 30)));
+        assert!(due(&record(None, 100)), "an entry that never expires is given an end");
+
+        let mut bound = record(Some(30), 30);
+        bound.user = Some(UserId::new("7"));
+        assert!(due(&bound), "its user's list says when it was seen");
+        bound.noted = ms(40_001);
+        assert!(!due(&bound), "that was said less than a minute ago");
+        let mut remembered = record(Some(30), 60);
+        remembered.persistent = true;
+        assert!(!due(&remembered), "clocks that differ make no slide due");
     }
 
     #[test]

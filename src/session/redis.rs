@@ -1,13 +1,16 @@
 //! Sessions in Redis: a hash for each, its data under their own names.
 
 use crate::{
+    clock::Clock,
     connection::{Connection, RedisContext, Script, parse, redis},
     marks::UserId,
     session::{
         policy,
+        redis_record::{record, user_id},
+        redis_users,
         store::{
-            Absolute, Change, Committed, Created, Delta, Destroyed, Fields, Limit, Limits,
-            NewSession, Record, SessionStore,
+            Absolute, Change, Committed, Created, Delta, Destroyed, Limit, Limits, NewSession,
+            Note, Record, SessionStore, Swap, Swapped,
         },
         token::{Selector, VerifierHash},
     },
@@ -16,20 +19,27 @@ use crate::{
 };
 use bytes::Bytes;
 use redis::{FromRedisValue, Value};
-use std::{collections::HashMap, time::Duration, vec};
+use std::{time::Duration, vec};
 
-static CREATE: Script =
-    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("create.lua")))
-        .named("session create");
-static COMMIT: Script =
-    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("commit.lua")))
-        .named("session commit");
-static DESTROY: Script =
-    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("destroy.lua")))
-        .named("session destroy");
+/// A script after what it shares with the others on a session.
+macro_rules! script {
+    ($($part:literal),+) => {
+        Script::new(concat!(
+            include_str!("../connection/prelude.lua"),
+            include_str!("shared.lua"),
+            $(include_str!($part)),+
+        ))
+    };
+}
+
+static CREATE: Script = script!("create.lua").named("session create");
+static COMMIT: Script = script!("delta.lua", "commit.lua").named("session commit");
+static SWAP: Script = script!("swap.lua").named("session swap");
+static DESTROY: Script = script!("destroy.lua").named("session destroy");
 
 /// What a slow log is searched for.
-pub(crate) static SCRIPTS: &[&Script] = &[&CREATE, &COMMIT, &DESTROY];
+pub(crate) static SCRIPTS: &[&Script] =
+    &[&CREATE, &COMMIT, &SWAP, &DESTROY, &redis_users::ENLIST, &redis_users::UNLIST];
 
 /// Keeps sessions in Redis or Valkey, for any number of processes. A cheap clone.
 ///
@@ -38,7 +48,7 @@ pub(crate) static SCRIPTS: &[&Script] = &[&CREATE, &COMMIT, &DESTROY];
 /// crate's own. The life of the key is the life of the session.
 #[derive(Clone, Debug)]
 pub struct RedisStore {
-    redis: RedisContext,
+    pub(crate) redis: RedisContext,
 }
 
 impl RedisStore {
@@ -60,6 +70,18 @@ impl RedisStore {
     fn key(&self, selector: &Selector) -> String {
         self.redis.keys.key("session", &selector.to_string())
     }
+
+    fn end(&self, selector: &Selector, presented: &str, user: &str) -> StoreFuture<Destroyed> {
+        let reply = self.redis.script(DESTROY.keys([self.key(selector)]).arg(presented).arg(user));
+        StoreFuture::boxed(async move {
+            let mut reply = Reply::new(reply.await?)?;
+            match reply.next()? {
+                1 => Ok(Destroyed::Done { user: user_id(&reply.next::<String>()?) }),
+                0 => Ok(Destroyed::Nothing),
+                other => Err(unknown(other)),
+            }
+        })
+    }
 }
 
 impl SessionStore for RedisStore {
@@ -78,6 +100,26 @@ impl SessionStore for RedisStore {
         })
     }
 
+    fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>> {
+        const NAMES: [&str; 4] = [".v", ".i", ".x", ".p"];
+        let key = self.key(selector);
+        let (mut hmget, mut pttl) = (redis::cmd("HMGET"), redis::cmd("PTTL"));
+        hmget.arg(&key).arg(&NAMES).arg(field);
+        pttl.arg(&key);
+        let replies = self.redis.batch().cmd(hmget).cmd(pttl).run(self.redis.deadline);
+        let clock = self.redis.context.clock.clone();
+        let names = NAMES.into_iter().chain([field]).map(Vec::from).collect::<Vec<_>>();
+        StoreFuture::boxed(async move {
+            let mut replies = replies.await?.into_iter();
+            let mut reply = || replies.next().unwrap_or(Ok(Value::Nil));
+            let values: Vec<Option<Vec<u8>>> = parse(reply()?, "HMGET")?;
+            let held =
+                names.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
+            let created = (b".c".to_vec(), b"0".to_vec());
+            record(held.chain([created]).collect(), parse(reply()?, "PTTL")?, clock.now_ms())
+        })
+    }
+
     fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
         let absolute = new.absolute.map(policy::whole_ms);
         let mut call = CREATE
@@ -87,6 +129,8 @@ impl SessionStore for RedisStore {
             .arg(new.user.as_ref().map_or("", UserId::as_str))
             .arg(policy::whole_ms(new.idle))
             .arg(optional(absolute))
+            .arg(if new.persistent { "1" } else { "" })
+            .arg(new.device.as_deref().unwrap_or_default())
             .arg(limits.fields)
             .arg(limits.bytes);
         for (name, value) in &new.fields {
@@ -124,26 +168,24 @@ impl SessionStore for RedisStore {
             .arg(delta.user.as_ref().map_or("", UserId::as_str))
             .arg(optional(delta.idle.map(policy::whole_ms)))
             .arg(absolute)
+            .arg(delta.persistent.map_or("", |persistent| if persistent { "1" } else { "0" }))
+            .arg(delta.device.as_deref().unwrap_or_default())
             .arg(limits.fields)
             .arg(limits.bytes)
             .arg(if delta.clear { "1" } else { "" });
-        let count = |kind: fn(&Change) -> bool| delta.changes.values().filter(|c| kind(c)).count();
-        call = call.arg(count(|change| matches!(change, Change::Set(_))));
+        let (mut sets, mut removes, mut increments) = (Vec::new(), Vec::new(), Vec::new());
         for (name, change) in &delta.changes {
-            if let Change::Set(value) = change {
-                call = call.arg(&**name).arg(&**value);
+            match change {
+                Change::Set(value) => sets.push((name, value.clone())),
+                Change::Remove => removes.push((name, Bytes::new())),
+                Change::RemoveIf(value) => removes.push((name, value.clone())),
+                Change::Increment(by) => increments.push((name, policy::text(*by))),
             }
         }
-        call = call.arg(count(|change| matches!(change, Change::Remove)));
-        for (name, change) in &delta.changes {
-            if let Change::Remove = change {
-                call = call.arg(&**name);
-            }
-        }
-        call = call.arg(count(|change| matches!(change, Change::Increment(_))));
-        for (name, change) in &delta.changes {
-            if let Change::Increment(by) = change {
-                call = call.arg(&**name).arg(*by);
+        for list in [sets, removes, increments] {
+            call = call.arg(list.len());
+            for (name, value) in list {
+                call = call.arg(&**name).arg(&*value);
             }
         }
         let reply = self.redis.script(call);
@@ -152,12 +194,49 @@ impl SessionStore for RedisStore {
             match reply.next()? {
                 1 => {
                     let ttl = Duration::from_millis(reply.next()?);
-                    Ok(Committed::Done { ttl, sums: reply.rest()? })
+                    Ok(Committed::Done { ttl, note: reply.note()?, sums: reply.rest()? })
                 }
                 0 => Ok(Committed::Gone),
                 -1 => Ok(Committed::TooLarge(reply.limit()?)),
                 -2 => Ok(Committed::NotAnInteger(reply.next::<String>()?.into())),
                 -3 => Ok(Committed::OtherUser),
+                -4 => Ok(Committed::Rotated),
+                other => Err(unknown(other)),
+            }
+        })
+    }
+
+    fn swap(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        swap: Swap,
+        limits: Limits,
+    ) -> StoreFuture<Swapped> {
+        let call = SWAP
+            .keys([self.key(selector)])
+            .arg(self.redis.now_ms())
+            .arg(presented.encode())
+            .arg(&*swap.field)
+            .arg(swap.seen.as_deref().unwrap_or_default())
+            .arg(&*swap.value)
+            .arg(limits.fields)
+            .arg(limits.bytes);
+        let reply = self.redis.script(call);
+        StoreFuture::boxed(async move {
+            let mut reply = Reply::new(reply.await?)?;
+            match reply.next()? {
+                1 => {
+                    let ttl = Duration::from_millis(reply.next()?);
+                    Ok(Swapped::Done { ttl, note: reply.note()? })
+                }
+                2 => {
+                    let value = Bytes::from(reply.next::<Vec<u8>>()?);
+                    Ok(Swapped::Changed((!value.is_empty()).then_some(value)))
+                }
+                0 => Ok(Swapped::Gone),
+                -1 => Ok(Swapped::TooLarge(reply.limit()?)),
+                -4 => Ok(Swapped::Rotated),
                 other => Err(unknown(other)),
             }
         })
@@ -169,23 +248,19 @@ impl SessionStore for RedisStore {
         presented: &VerifierHash,
         user: Option<&UserId>,
     ) -> StoreFuture<Destroyed> {
-        let call = DESTROY
-            .keys([self.key(selector)])
-            .arg(presented.encode())
-            .arg(user.map_or("", UserId::as_str));
-        let reply = self.redis.script(call);
-        StoreFuture::boxed(async move {
-            let mut reply = Reply::new(reply.await?)?;
-            match reply.next()? {
-                1 => Ok(Destroyed::Done { user: user_id(&reply.next::<String>()?) }),
-                0 => Ok(Destroyed::Nothing),
-                other => Err(unknown(other)),
-            }
-        })
+        self.end(selector, &presented.encode(), user.map_or("", UserId::as_str))
+    }
+
+    fn revoke(&self, selector: &Selector, user: &UserId) -> StoreFuture<Destroyed> {
+        self.end(selector, "", user.as_str())
     }
 
     fn tasks(&self) -> Tasks {
         self.redis.context.tasks.clone()
+    }
+
+    fn clock(&self) -> Clock {
+        self.redis.context.clock.clone()
     }
 }
 
@@ -207,6 +282,11 @@ impl Reply {
         self.0.map(|value| parse(value, REPLY)).collect()
     }
 
+    fn note(&mut self) -> Result<Option<Note>, StoreError> {
+        let idle = Duration::from_millis(self.next()?);
+        Ok(user_id(&self.next::<String>()?).map(|user| Note { user, idle }))
+    }
+
     fn limit(&mut self) -> Result<Limit, StoreError> {
         Ok(if self.next::<String>()? == "fields" { Limit::Fields } else { Limit::Bytes })
     }
@@ -218,100 +298,4 @@ fn unknown(code: i64) -> StoreError {
 
 fn optional(number: Option<u64>) -> String {
     number.map_or_else(String::new, |number| number.to_string())
-}
-
-fn user_id(stored: &str) -> Option<UserId> {
-    (!stored.is_empty()).then(|| UserId::new(stored))
-}
-
-/// What a hash and its time to live say. A key that expires between the two commands is gone.
-///
-/// `now_ms` is this process's clock. It decides nothing but whether a slide is worth its write; if it
-/// is wrong, slides near the absolute deadline come too often or not at all.
-fn record(
-    mut hash: HashMap<Vec<u8>, Vec<u8>>,
-    pttl: i64,
-    now_ms: u64,
-) -> Result<Option<Record>, StoreError> {
-    let verifier = hash.remove(b".v".as_slice()).and_then(|hash| VerifierHash::decode(&hash));
-    let (Some(verifier), true) = (verifier, pttl != -2) else { return Ok(None) };
-    let mut text = |name: &str| {
-        let value = hash.remove(name.as_bytes()).map(String::from_utf8);
-        value.and_then(Result::ok).unwrap_or_default()
-    };
-    let user = user_id(&text(".u"));
-    let mut number = |name| {
-        let digits = text(name);
-        digits.parse::<u64>().map_err(|_| {
-            StoreError::corrupt(format!(
-                "the field {name} of a session is {digits:?} instead of milliseconds; something \
-                 else has written to it"
-            ))
-        })
-    };
-    let (created_ms, idle_ms, deadline_ms) = (number(".c")?, number(".i")?, number(".x")?);
-    let fields = hash.into_iter().filter_map(|(name, value)| {
-        // A name that is no text cannot be asked for.
-        let name = String::from_utf8(name).ok().filter(|name| !name.starts_with('.'))?;
-        Some((name.into(), Bytes::from(value)))
-    });
-    let idle = Duration::from_millis(idle_ms);
-    let mut record = Record::new(verifier, idle, fields.collect::<Fields>());
-    record.user = user;
-    record.created = Duration::from_millis(created_ms);
-    record.ttl = u64::try_from(pttl).ok().map(Duration::from_millis);
-    record.longest_ttl = Duration::from_millis(policy::ttl_ms(idle_ms, deadline_ms, now_ms));
-    Ok(Some(record))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::session::token::Token;
-
-    fn hash(verifier: &str) -> HashMap<Vec<u8>, Vec<u8>> {
-        [
-            (".v", verifier),
-            (".c", "1000"),
-            (".i", "100"),
-            (".x", "1150"),
-            (".u", ""),
-            (".b", "5"),
-            (".later", "?"),
-            ("cart", "[]"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect()
-    }
-
-    #[test]
-    fn a_hash_reads_as_a_session_and_its_own_fields_stay_out_of_the_data() {
-        let verifier = Token::random().hash();
-        let mut hash = hash(&verifier.encode());
-        hash.insert(vec![0xff], b"not text".into());
-        let record = record(hash, 80, 1_100).unwrap().unwrap();
-        assert_eq!(record.verifier, verifier);
-        assert_eq!(record.user, None);
-        assert_eq!(record.ttl, Some(Duration::from_millis(80)));
-        assert_eq!(record.longest_ttl, Duration::from_millis(50));
-        assert_eq!(record.fields.keys().map(|name| &**name).collect::<Vec<_>>(), ["cart"]);
-    }
-
-    #[test]
-    fn what_has_no_proof_or_has_just_expired_is_no_session() {
-        let verifier = Token::random().hash().encode();
-        assert!(record(hash(&verifier), -2, 0).unwrap().is_none());
-        assert!(record(hash("damaged"), 80, 0).unwrap().is_none());
-        assert!(record(HashMap::new(), -2, 0).unwrap().is_none());
-        assert_eq!(record(hash(&verifier), -1, 0).unwrap().unwrap().ttl, None);
-    }
-
-    #[test]
-    fn a_session_that_something_else_has_damaged_is_named_and_not_guessed_at() {
-        let mut hash = hash(&Token::random().hash().encode());
-        hash.insert(b".i".into(), b"soon".into());
-        let error = record(hash, 80, 0).unwrap_err();
-        assert!(error.is_corrupt() && error.to_string().contains(".i"), "{error}");
-    }
 }

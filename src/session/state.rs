@@ -4,9 +4,10 @@ use crate::{
     marks::UserId,
     session::{
         error::Error,
+        expiry,
         pending::{Changes, End, Login, Pending, fields_of},
         policy,
-        step::{Outcome, Work},
+        step::{Done, Made, Outcome, Step, Work},
         store::{Absolute, Change, Delta, Fields, Limit, Limits, Record},
         token::Token,
     },
@@ -17,6 +18,9 @@ use std::{mem, sync::Arc, time::Duration};
 /// Longest user id: it is stored in each of the user's sessions.
 const MAX_USER: usize = 255;
 
+/// The longest description of a device: it is stored in the session, beside its data.
+const MAX_DEVICE: usize = 1_024;
+
 /// What a layer says about every session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -26,6 +30,23 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
     /// Whether the cookie outlives the browser, and so must be sent again when the session slides.
     pub(crate) persistent: bool,
+    /// Whether a login drops what a visitor has stored before it.
+    pub(crate) clear_on_login: bool,
+    /// How many events one request may record.
+    pub(crate) most_events: usize,
+}
+
+impl Terms {
+    /// How much of this idle timeout must be used up before a read restarts it.
+    pub(crate) fn throttle(&self, idle: Duration) -> Duration {
+        self.throttle.unwrap_or_else(|| policy::default_throttle(idle))
+    }
+}
+
+/// A field as the store has it; without a token there is no session.
+pub(crate) struct Held {
+    pub(crate) token: Option<Token>,
+    pub(crate) stored: Option<Bytes>,
 }
 
 /// One request's view of its session: what was loaded, with its own changes made to it.
@@ -35,9 +56,14 @@ pub(crate) struct State {
     live: Option<Live>,
     /// Whether the request brought a cookie of the session's name.
     presented: bool,
+    /// The cookie that the request brought, if it is the one before a rotation. Who brings it reads
+    /// nothing; if the rotation was lately, a new cookie would take the place of the rotation's.
+    stale: Option<Token>,
     writes: Writes,
     user: Option<UserId>,
     fields: Arc<Fields>,
+    /// What the store still has of fields whose time is over.
+    expired: Fields,
     pending: Pending,
     slide_due: bool,
     cookie: Option<CookieChange>,
@@ -46,6 +72,8 @@ pub(crate) struct State {
 struct Live {
     token: Token,
     user: Option<UserId>,
+    /// How long its cookie lasts if it outlives the browser by its own wish.
+    lasts: Option<Duration>,
 }
 
 /// What becomes of changes.
@@ -61,7 +89,8 @@ enum Writes {
 /// What the response tells the client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CookieChange {
-    Set(Token),
+    /// With this for its `Max-Age`, if it outlives the browser by its own wish.
+    Set(Token, Option<Duration>),
     Remove,
 }
 
@@ -72,9 +101,11 @@ impl State {
             terms,
             live: None,
             presented,
+            stale: None,
             writes: Writes::Saved,
             user: None,
             fields: Arc::default(),
+            expired: Fields::new(),
             pending: Pending::default(),
             slide_due: false,
             cookie: None,
@@ -86,15 +117,42 @@ impl State {
         Self { writes: Writes::Refused, ..Self::anonymous(terms, presented) }
     }
 
-    pub(crate) fn loaded(terms: Terms, token: Token, record: Record) -> Self {
-        let throttle = terms.throttle.unwrap_or_else(|| policy::default_throttle(record.idle));
+    /// A request that brings the cookie before the last rotation.
+    pub(crate) fn stale(terms: Terms, token: Token) -> Self {
+        Self { stale: Some(token), ..Self::anonymous(terms, true) }
+    }
+
+    /// A request with a session; `now` is the time since the Unix epoch.
+    pub(crate) fn loaded(terms: Terms, token: Token, mut record: Record, now: Duration) -> Self {
+        let throttle = terms.throttle(record.idle);
+        let is_expired = |stored: &Bytes| expiry::value(stored, now).is_none();
+        let mut expired = Fields::new();
+        if record.fields.values().any(is_expired) {
+            let fields = Arc::make_mut(&mut record.fields);
+            for (name, stored) in mem::take(fields) {
+                let kind = if is_expired(&stored) { &mut expired } else { &mut *fields };
+                kind.insert(name, stored);
+            }
+        }
+        let lasts = record.persistent.then_some(record.longest_ttl);
         Self {
-            live: Some(Live { token, user: record.user.clone() }),
-            slide_due: policy::slide_is_due(record.ttl, record.longest_ttl, throttle),
+            live: Some(Live { token, user: record.user.clone(), lasts }),
+            slide_due: policy::slide_is_due(&record, throttle, now),
             user: record.user,
             fields: record.fields,
+            expired,
             ..Self::anonymous(terms, true)
         }
+    }
+
+    /// Sends the cookie again, since it is sealed by an old key.
+    pub(crate) fn reseal(&mut self) {
+        self.cookie = self.live.as_ref().map(|live| CookieChange::Set(live.token, live.lasts));
+    }
+
+    /// The session in the store.
+    pub(crate) fn token(&self) -> Option<Token> {
+        self.live.as_ref().map(|live| live.token)
     }
 
     pub(crate) fn user(&self) -> Option<&UserId> {
@@ -129,6 +187,10 @@ impl State {
         }
         let value = policy::text(sum);
         self.fits(name, &value)?;
+        if let Some(stored) = self.expired.remove(name) {
+            // What the store has is no integer; this begins anew.
+            self.pending.put(name, &Change::RemoveIf(stored));
+        }
         Arc::make_mut(&mut self.fields).insert(name.into(), value.clone());
         self.pending.increment(name, by, &value);
         Ok(sum)
@@ -164,8 +226,10 @@ impl State {
         if !(1..=MAX_USER).contains(&user.as_str().len()) {
             return Err(Error::illegal_user());
         }
-        if self.user.as_ref().is_some_and(|other| *other != user) {
-            self.start_over(End::OtherUser);
+        match &self.user {
+            Some(other) if *other != user => self.start_over(End::OtherUser),
+            None if self.terms.clear_on_login => self.clear()?,
+            _ => {}
         }
         self.user = Some(user.clone());
         let login = || Login { user, since: Changes::new() };
@@ -177,12 +241,41 @@ impl State {
         self.start_over(End::Destroy);
     }
 
+    pub(crate) fn remember(&mut self, length: Duration) -> Result<(), Error> {
+        self.writable()?;
+        self.pending.remember = Some(length);
+        Ok(())
+    }
+
+    pub(crate) fn set_device(&mut self, device: Bytes) -> Result<(), Error> {
+        self.writable()?;
+        if device.len() > MAX_DEVICE {
+            return Err(Error::too_long("the device", MAX_DEVICE));
+        }
+        self.pending.device = Some(device);
+        Ok(())
+    }
+
+    /// Notes what the user did.
+    pub(crate) fn record(&mut self, event: Bytes) -> Result<(), Error> {
+        self.writable()?;
+        let user = self.user.clone().ok_or_else(Error::nobody)?;
+        if self.pending.events.len() == self.terms.most_events {
+            return Err(Error::too_many_events(self.terms.most_events));
+        }
+        self.pending.events.push((user, event));
+        Ok(())
+    }
+
     fn start_over(&mut self, end: End) {
         // What the handler asked for holds whatever the response is; a change of user does not.
         let destroyed = self.pending.end == Some(End::Destroy);
         let end = if destroyed { End::Destroy } else { end };
-        self.pending = Pending { end: Some(end), ..Pending::default() };
+        // What they did before is not undone.
+        let events = mem::take(&mut self.pending.events);
+        self.pending = Pending { end: Some(end), events, ..Pending::default() };
         self.fields = Arc::default();
+        self.expired.clear();
         self.user = None;
     }
 
@@ -197,31 +290,51 @@ impl State {
     }
 
     /// The next step to take, which counts as taken from now on.
-    pub(crate) fn plan(&mut self) -> Result<Option<Work>, Error> {
-        let pending = mem::take(&mut self.pending);
+    pub(crate) fn plan(&mut self) -> Result<Option<Step>, Error> {
+        let mut pending = mem::take(&mut self.pending);
         if self.writes == Writes::Refused {
             let destroys = pending.end == Some(End::Destroy) && self.presented;
             return if destroys { Err(Error::read_only()) } else { Ok(None) };
         }
-        let fresh = pending.fresh(self.writes == Writes::Dropped);
-        let Some(live) = &self.live else {
-            if pending.end == Some(End::Destroy) && self.presented {
-                self.cookie = Some(CookieChange::Remove);
-            }
-            return Ok(fresh.map(Work::Create));
+        let events = mem::take(&mut pending.events);
+        let work = match self.live {
+            Some(ref live) => self.change(live, pending),
+            None => self.begin(pending),
         };
+        Ok(match work {
+            None if events.is_empty() => None,
+            work => Some(Step { work: work.unwrap_or(Work::Nothing), events }),
+        })
+    }
+
+    /// What to do where there is no session.
+    fn begin(&mut self, pending: Pending) -> Option<Work> {
+        if pending.end == Some(End::Destroy) && self.presented {
+            self.cookie = Some(CookieChange::Remove);
+        }
+        let fresh = pending.fresh(self.writes == Writes::Dropped)?;
+        Some(Work::Create { fresh, stale: self.stale })
+    }
+
+    /// What to do with a session.
+    fn change(&self, live: &Live, mut pending: Pending) -> Option<Work> {
         let token = live.token;
         if pending.end.is_some() {
-            let user = live.user.clone();
-            return Ok(Some(Work::End { token, user, then: fresh }));
+            let then = pending.fresh(false);
+            return Some(Work::End { token, user: live.user.clone(), then });
         }
-        let or_else = pending.login.as_ref().map(Login::fresh);
+        if pending.changes_nothing() {
+            return None;
+        }
+        for (name, stored) in &self.expired {
+            let gone = || Change::RemoveIf(stored.clone());
+            pending.changes.entry(name.clone()).or_insert_with(gone);
+        }
+        let or_else = pending.after_login();
         let rotated = (pending.rotate || or_else.is_some()).then(|| token.rotated());
-        if rotated.is_none() && !pending.clear && pending.changes.is_empty() {
-            return Ok(None);
-        }
         let mut delta = Delta {
             verifier: rotated.map(|token| token.hash()),
+            device: pending.device,
             clear: pending.clear || pending.clear_besides,
             changes: pending.changes,
             ..Delta::default()
@@ -230,53 +343,119 @@ impl State {
             delta.user = Some(login.user);
             delta.idle = Some(self.terms.idle);
             delta.absolute = Absolute::from(self.terms.absolute);
+            delta.persistent = Some(false);
         }
-        Ok(Some(Work::Commit { token, rotated, delta, or_else }))
+        if let Some(length) = pending.remember {
+            delta.idle = Some(length);
+            delta.absolute = Absolute::In(length);
+            delta.persistent = Some(true);
+        }
+        Some(Work::Commit { token, rotated, delta, or_else })
     }
 
     /// Takes in how a step went.
     pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<(), Error> {
         match outcome {
-            Outcome::Created { token, user } => {
-                self.live = Some(Live { token, user });
+            Outcome::Nothing => {}
+            Outcome::Created(Made { token, user, lasts }) => {
+                self.live = Some(Live { token, user, lasts });
+                self.stale = None;
                 self.writes = Writes::Saved;
                 self.slide_due = false;
-                self.cookie = Some(CookieChange::Set(token));
+                self.cookie = Some(CookieChange::Set(token, lasts));
             }
-            Outcome::Replaced { token, user, fields } => {
+            Outcome::Replaced(made, fields) => {
                 self.fields = Arc::new(fields);
                 self.overlay();
-                return self.settle(Outcome::Created { token, user });
+                return self.settle(Outcome::Created(made));
             }
-            Outcome::Committed { token, user, sums } => {
-                let slides = mem::take(&mut self.slide_due) && self.terms.persistent;
-                let before = self.live.take();
-                let rotated = before.as_ref().is_none_or(|live| !live.token.is(&token));
-                let user = user.or(before.and_then(|live| live.user));
-                self.live = Some(Live { token, user });
-                if slides || rotated {
-                    self.cookie = Some(CookieChange::Set(token));
-                }
-                for (name, sum) in sums {
-                    self.see(name, sum);
-                }
-            }
+            Outcome::Committed(done) => self.settle_commit(done),
             Outcome::Ended => {
                 self.live = None;
                 self.slide_due = false;
                 self.cookie = Some(CookieChange::Remove);
             }
-            Outcome::Gone => {
-                self.live = None;
-                self.slide_due = false;
-                self.writes = Writes::Dropped;
-                self.user = None;
-                self.fields = Arc::default();
-                return Err(Error::gone());
-            }
+            Outcome::Gone => return Err(self.gone()),
             Outcome::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn settle_commit(&mut self, done: Done) {
+        let Done { token, user, persistent, ttl, sums } = done;
+        self.expired.clear();
+        let slides = mem::take(&mut self.slide_due) && self.terms.persistent;
+        let before = self.live.take();
+        let rotated = before.as_ref().is_none_or(|live| !live.token.is(&token));
+        let lasted = before.as_ref().is_some_and(|live| live.lasts.is_some());
+        let lasts = persistent.unwrap_or(lasted).then_some(ttl);
+        let user = user.or(before.and_then(|live| live.user));
+        self.live = Some(Live { token, user, lasts });
+        if slides || rotated || persistent == Some(true) {
+            self.cookie = Some(CookieChange::Set(token, lasts));
+        }
+        for (name, sum) in sums {
+            self.see(name, sum);
+        }
+    }
+
+    /// Whether what is pending has to be saved before this field is swapped.
+    pub(crate) fn must_be_saved_before(&self, name: &str) -> bool {
+        let Pending { end, rotate, clear, login, changes, .. } = &self.pending;
+        end.is_some() || *rotate || *clear || login.is_some() || changes.contains_key(name)
+    }
+
+    /// A field as the store has it, as far as this request knows.
+    pub(crate) fn held(&self, name: &str) -> Result<Held, Error> {
+        self.writable()?;
+        let token = self.token();
+        if token.is_none() && self.writes == Writes::Dropped {
+            return Err(Error::gone());
+        }
+        let stored = self.fields.get(name).or_else(|| self.expired.get(name)).cloned();
+        Ok(Held { token, stored })
+    }
+
+    /// What the store has in a field turned out to be this.
+    pub(crate) fn seen(&mut self, name: &str, stored: Option<Bytes>, now: Duration) {
+        self.expired.remove(name);
+        let fields = Arc::make_mut(&mut self.fields);
+        fields.remove(name);
+        if let Some(stored) = stored {
+            let live = expiry::value(&stored, now).is_some();
+            let kind = if live { fields } else { &mut self.expired };
+            kind.insert(name.into(), stored);
+        }
+    }
+
+    /// A field was swapped, which has restarted the idle timeout too.
+    pub(crate) fn swapped(&mut self, name: &str, stored: Bytes) {
+        self.expired.remove(name);
+        Arc::make_mut(&mut self.fields).insert(name.into(), stored);
+        self.slid();
+    }
+
+    /// The idle timeout was restarted.
+    fn slid(&mut self) {
+        let due = mem::take(&mut self.slide_due);
+        if let (true, true, None, Some(live)) =
+            (due, self.terms.persistent, self.cookie, &self.live)
+        {
+            self.cookie = Some(CookieChange::Set(live.token, live.lasts));
+        }
+    }
+
+    /// The session has ended.
+    pub(crate) fn gone(&mut self) -> Error {
+        self.live = None;
+        self.cookie = None;
+        self.stale = None;
+        self.slide_due = false;
+        self.writes = Writes::Dropped;
+        self.user = None;
+        self.fields = Arc::default();
+        self.expired.clear();
+        Error::gone()
     }
 
     /// What concurrent requests made of a counter, unless this one has changed it again since.
@@ -288,14 +467,10 @@ impl State {
 
     /// The session whose idle timeout is to be restarted, once. Any commit restarts it too.
     pub(crate) fn take_slide(&mut self) -> Option<Token> {
-        let token = self.live.as_ref()?.token;
-        if !mem::take(&mut self.slide_due) {
-            return None;
-        }
-        if self.terms.persistent && self.cookie.is_none() {
-            self.cookie = Some(CookieChange::Set(token));
-        }
-        Some(token)
+        let token = self.token()?;
+        let due = self.slide_due;
+        self.slid();
+        due.then_some(token)
     }
 
     pub(crate) fn cookie(&self) -> Option<CookieChange> {
@@ -345,13 +520,15 @@ mod tests {
         throttle: None,
         limits: Limits::new(4, 60),
         persistent: false,
+        clear_on_login: false,
+        most_events: 2,
     };
 
     fn loaded(fields: &[(&str, &'static str)]) -> State {
         let token = Token::random();
         let fields: Fields =
             fields.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        State::loaded(TERMS, token, Record::new(token.hash(), TERMS.idle, fields))
+        State::loaded(TERMS, token, Record::new(token.hash(), TERMS.idle, fields), Duration::ZERO)
     }
 
     fn set(state: &mut State, name: &str, value: &'static str) {
@@ -364,14 +541,14 @@ mod tests {
 
     fn delta(state: &mut State) -> Delta {
         match state.plan().unwrap() {
-            Some(Work::Commit { delta, .. }) => delta,
+            Some(Step { work: Work::Commit { delta, .. }, .. }) => delta,
             _ => panic!("a live session is committed"),
         }
     }
 
     fn fresh(state: &mut State) -> Option<Fresh> {
         match state.plan().unwrap() {
-            Some(Work::Create(fresh)) => Some(fresh),
+            Some(Step { work: Work::Create { fresh, .. }, .. }) => Some(fresh),
             None => None,
             Some(_) => panic!("there is no live session"),
         }
@@ -469,18 +646,20 @@ mod tests {
         login(&mut state, "ann");
         set(&mut state, "late", "1");
         state.increment("n", 2).unwrap();
-        let Some(Work::Commit { rotated, delta, or_else, .. }) = state.plan().unwrap() else {
+        let Some(Step { work: Work::Commit { rotated, delta, or_else, .. }, .. }) =
+            state.plan().unwrap()
+        else {
             panic!("a live session is committed");
         };
         assert!(rotated.is_some() && delta.idle.is_some());
         assert_eq!(delta.changes["n"], Change::Increment(3));
-        let Fresh { user, fields } = or_else.unwrap();
+        let Fresh { user, fields, .. } = or_else.unwrap();
         assert_eq!(names(&fields), ["late", "n"]);
         assert_eq!(fields["n"], "2");
         // While the step was under way, one more field was set.
         set(&mut state, "later", "1");
         let token = Token::random();
-        state.settle(Outcome::Replaced { token, user, fields }).unwrap();
+        state.settle(Outcome::Replaced(Made { token, user, lasts: None }, fields)).unwrap();
         assert_eq!(names(state.fields()), ["late", "later", "n"]);
         assert_eq!(delta_names(&mut state), ["later"]);
     }
@@ -518,7 +697,8 @@ mod tests {
         delta(&mut state);
         set(&mut state, "b", "7");
         let sums = vec![("a".into(), 50), ("b".into(), 60)];
-        state.settle(Outcome::Committed { token, user: None, sums }).unwrap();
+        let done = Done { token, user: None, persistent: None, ttl: TERMS.idle, sums };
+        state.settle(Outcome::Committed(done)).unwrap();
         assert_eq!((&state.fields()["a"][..], &state.fields()["b"][..]), (&b"50"[..], &b"7"[..]));
         assert!(state.cookie().is_none(), "the cookie is the same");
     }

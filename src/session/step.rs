@@ -9,33 +9,62 @@ use crate::{
         token::Token,
     },
 };
+use bytes::Bytes;
+use std::time::Duration;
 
-/// One step to take in the store.
+/// One step to take in the store, and what is noted of its users besides.
+pub(crate) struct Step {
+    pub(crate) work: Work,
+    pub(crate) events: Vec<(UserId, Bytes)>,
+}
+
 pub(crate) enum Work {
-    Create(Fresh),
-    Commit { token: Token, rotated: Option<Token>, delta: Delta, or_else: Option<Fresh> },
-    End { token: Token, user: Option<UserId>, then: Option<Fresh> },
+    Nothing,
+    /// `stale` is the cookie that the request brought, if it proved a session until lately.
+    Create {
+        fresh: Fresh,
+        stale: Option<Token>,
+    },
+    Commit {
+        token: Token,
+        rotated: Option<Token>,
+        delta: Delta,
+        or_else: Option<Fresh>,
+    },
+    End {
+        token: Token,
+        user: Option<UserId>,
+        then: Option<Fresh>,
+    },
 }
 
 /// How a step went.
 pub(crate) enum Outcome {
-    Created {
-        token: Token,
-        user: Option<UserId>,
-    },
+    Nothing,
+    Created(Made),
     /// The session was gone, and a login made this one in its place.
-    Replaced {
-        token: Token,
-        user: Option<UserId>,
-        fields: Fields,
-    },
-    /// `user` is the one it was bound to by this step.
-    Committed {
-        token: Token,
-        user: Option<UserId>,
-        sums: Vec<(Box<str>, i64)>,
-    },
+    Replaced(Made, Fields),
+    Committed(Done),
     Ended,
     Gone,
     Failed(Error),
+}
+
+/// A session that was made.
+pub(crate) struct Made {
+    pub(crate) token: Token,
+    pub(crate) user: Option<UserId>,
+    /// How long its cookie lasts if it outlives the browser by its own wish.
+    pub(crate) lasts: Option<Duration>,
+}
+
+/// A commit that was done.
+pub(crate) struct Done {
+    pub(crate) token: Token,
+    /// Whom it was bound to by this.
+    pub(crate) user: Option<UserId>,
+    /// Whether its cookie outlives the browser from now on.
+    pub(crate) persistent: Option<bool>,
+    pub(crate) ttl: Duration,
+    pub(crate) sums: Vec<(Box<str>, i64)>,
 }

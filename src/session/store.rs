@@ -1,8 +1,12 @@
 //! What a session store does: a handful of verbs, each one atomic step and one round trip.
 
 use crate::{
+    clock::Clock,
     marks::UserId,
-    session::token::{Selector, VerifierHash},
+    session::{
+        token::{Selector, VerifierHash},
+        user_store::UserStore,
+    },
     store::StoreFuture,
     tasks::Tasks,
 };
@@ -19,9 +23,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
     message = "`{Self}` is not a session store",
     note = "use a `Backend`, a `session::MemoryStore`, or an `Arc` of one of them"
 )]
-pub trait SessionStore: Send + Sync + 'static {
+pub trait SessionStore: UserStore {
     /// Reads a session, whoever asks: the caller compares [`Record::verifier`].
     fn load(&self, selector: &Selector) -> StoreFuture<Option<Record>>;
+
+    /// Reads one field of a session, whoever asks: as [`load`](SessionStore::load), with no other
+    /// field in [`Record::fields`], and without the user, the device and what is about its list.
+    fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>>;
 
     /// Makes a session at a selector that nobody has.
     fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created>;
@@ -39,6 +47,15 @@ pub trait SessionStore: Send + Sync + 'static {
         limits: Limits,
     ) -> StoreFuture<Committed>;
 
+    /// Replaces the value of one field if it is the one that was seen, and restarts the idle timeout.
+    fn swap(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        swap: Swap,
+        limits: Limits,
+    ) -> StoreFuture<Swapped>;
+
     /// Ends the session if `presented` proves it, or if it is bound to `user`: a logout holds even
     /// when the session was rotated since the request loaded it.
     fn destroy(
@@ -48,16 +65,28 @@ pub trait SessionStore: Send + Sync + 'static {
         user: Option<&UserId>,
     ) -> StoreFuture<Destroyed>;
 
+    /// Ends the session if it is bound to `user`, who revokes it from elsewhere.
+    fn revoke(&self, selector: &Selector, user: &UserId) -> StoreFuture<Destroyed>;
+
     /// The tasks to run in what the response does not wait for. Default: tasks that nobody waits for
     /// at a shutdown.
     fn tasks(&self) -> Tasks {
         Tasks::default()
+    }
+
+    /// The clock that fields with a time to live go by. Default: the system's.
+    fn clock(&self) -> Clock {
+        Clock::system()
     }
 }
 
 impl<T: SessionStore + ?Sized> SessionStore for Arc<T> {
     fn load(&self, selector: &Selector) -> StoreFuture<Option<Record>> {
         (**self).load(selector)
+    }
+
+    fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>> {
+        (**self).load_field(selector, field)
     }
 
     fn create(&self, selector: &Selector, new: NewSession, limits: Limits) -> StoreFuture<Created> {
@@ -83,8 +112,26 @@ impl<T: SessionStore + ?Sized> SessionStore for Arc<T> {
         (**self).destroy(selector, presented, user)
     }
 
+    fn swap(
+        &self,
+        selector: &Selector,
+        presented: &VerifierHash,
+        swap: Swap,
+        limits: Limits,
+    ) -> StoreFuture<Swapped> {
+        (**self).swap(selector, presented, swap, limits)
+    }
+
+    fn revoke(&self, selector: &Selector, user: &UserId) -> StoreFuture<Destroyed> {
+        (**self).revoke(selector, user)
+    }
+
     fn tasks(&self) -> Tasks {
         (**self).tasks()
+    }
+
+    fn clock(&self) -> Clock {
+        (**self).clock()
     }
 }
 
@@ -104,6 +151,14 @@ pub struct Record {
     pub created: Duration,
     /// How long it lives without a request.
     pub idle: Duration,
+    /// Whether its cookie outlives the browser by its own wish.
+    pub persistent: bool,
+    /// What the application says about the device: JSON.
+    pub device: Option<Bytes>,
+    /// When it was last noted in its user's list, since the Unix epoch; zero if it never was.
+    pub noted: Duration,
+    /// What proved it before the last rotation.
+    pub previous: Option<VerifierHash>,
     /// How long it lives if nothing restarts its idle timeout. `None` if its entry never expires,
     /// which only a foreign hand can have done.
     pub ttl: Option<Duration>,
@@ -122,6 +177,10 @@ impl Record {
             user: None,
             created: Duration::ZERO,
             idle,
+            persistent: false,
+            device: None,
+            noted: Duration::ZERO,
+            previous: None,
             ttl: Some(idle),
             longest_ttl: idle,
             fields: fields.into(),
@@ -154,6 +213,10 @@ pub struct NewSession {
     pub idle: Duration,
     /// How long it lives at most.
     pub absolute: Option<Duration>,
+    /// Whether its cookie outlives the browser by its own wish.
+    pub persistent: bool,
+    /// What the application says about the device: JSON.
+    pub device: Option<Bytes>,
     /// The data.
     pub fields: Fields,
 }
@@ -162,7 +225,15 @@ impl NewSession {
     /// An empty session without a user and without an absolute timeout.
     #[must_use]
     pub fn new(verifier: VerifierHash, idle: Duration) -> Self {
-        Self { verifier, user: None, idle, absolute: None, fields: Fields::new() }
+        Self {
+            verifier,
+            user: None,
+            idle,
+            absolute: None,
+            persistent: false,
+            device: None,
+            fields: Fields::new(),
+        }
     }
 }
 
@@ -182,7 +253,8 @@ impl fmt::Debug for NewSession {
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Delta {
-    /// A new proof; the old one holds no more.
+    /// A new proof; the old one holds no more. For 60 s a commit that presents it is told
+    /// [`Committed::Rotated`].
     pub verifier: Option<VerifierHash>,
     /// The user it is bound to from now on.
     pub user: Option<UserId>,
@@ -190,6 +262,10 @@ pub struct Delta {
     pub idle: Option<Duration>,
     /// What becomes of the absolute lifetime.
     pub absolute: Absolute,
+    /// Whether its cookie outlives the browser from now on.
+    pub persistent: Option<bool>,
+    /// What the application says about the device: JSON.
+    pub device: Option<Bytes>,
     /// Whether all data goes before the changes are made.
     pub clear: bool,
     /// The changes of single fields.
@@ -204,6 +280,8 @@ impl fmt::Debug for Delta {
             .field("user", &self.user)
             .field("idle", &self.idle)
             .field("absolute", &self.absolute)
+            .field("persistent", &self.persistent)
+            .field("device", &self.device.is_some())
             .field("clear", &self.clear)
             .field("changes", &self.changes.keys())
             .finish()
@@ -218,6 +296,8 @@ pub enum Change {
     Set(Bytes),
     /// The field goes.
     Remove,
+    /// The field goes if this is what it holds.
+    RemoveIf(Bytes),
     /// The field, an integer or not there yet, grows by this. Increments of several requests add up.
     Increment(i64),
 }
@@ -227,6 +307,7 @@ impl fmt::Debug for Change {
         match self {
             Self::Set(value) => write!(f, "Set({} bytes)", value.len()),
             Self::Remove => f.write_str("Remove"),
+            Self::RemoveIf(value) => write!(f, "RemoveIf({} bytes)", value.len()),
             Self::Increment(by) => write!(f, "Increment({by})"),
         }
     }
@@ -320,9 +401,14 @@ pub enum Committed {
         ttl: Duration,
         /// What the incremented fields hold now, in the order of their names.
         sums: Vec<i64>,
+        /// What the caller is to [note](super::UserStore::enlist), because it was not noted for a
+        /// while; `None` also for a session that this commit has bound, which is noted in any case.
+        note: Option<Note>,
     },
     /// There is no session that the presented proof proves. Nothing was changed.
     Gone,
+    /// What was presented proved the session until less than 60 s ago. Nothing was changed.
+    Rotated,
     /// It would be larger than a session may be. Nothing was changed.
     TooLarge(Limit),
     /// This field is to be incremented and does not hold an integer, or one too large: beyond
@@ -330,6 +416,86 @@ pub enum Committed {
     NotAnInteger(Box<str>),
     /// It is bound to another user than the one in the delta. Nothing was changed.
     OtherUser,
+}
+
+/// That a session is to be noted in its user's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Note {
+    /// Whose list.
+    pub user: UserId,
+    /// How long the session lives without a request.
+    pub idle: Duration,
+}
+
+impl Note {
+    /// That a session with this idle timeout is to be noted in this user's list.
+    #[must_use]
+    pub fn new(user: UserId, idle: Duration) -> Self {
+        Self { user, idle }
+    }
+}
+
+/// A field's value, to be replaced if it is still the one that was seen.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Swap {
+    /// The field's name.
+    pub field: Box<str>,
+    /// The JSON that was seen there; `None` if there was none.
+    pub seen: Option<Bytes>,
+    /// The JSON to take its place.
+    pub value: Bytes,
+}
+
+impl Swap {
+    /// This value in the place of the one that was seen.
+    #[must_use]
+    pub fn new(field: impl Into<Box<str>>, seen: Option<Bytes>, value: Bytes) -> Self {
+        Self { field: field.into(), seen, value }
+    }
+}
+
+impl fmt::Debug for Swap {
+    /// Names the field; its values are the client's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").field("field", &self.field).finish_non_exhaustive()
+    }
+}
+
+/// What became of a [`swap`](SessionStore::swap).
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Swapped {
+    /// It is done.
+    Done {
+        /// How long the session lives yet.
+        ttl: Duration,
+        /// As in [`Committed::Done`].
+        note: Option<Note>,
+    },
+    /// The field holds this by now, or nothing. Nothing was changed.
+    Changed(Option<Bytes>),
+    /// As in [`Committed`].
+    Gone,
+    /// As in [`Committed`].
+    Rotated,
+    /// As in [`Committed`].
+    TooLarge(Limit),
+}
+
+impl fmt::Debug for Swapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done { ttl, note } => {
+                f.debug_struct("Done").field("ttl", ttl).field("note", note).finish()
+            }
+            Self::Changed(_) => f.write_str("Changed(..)"),
+            Self::Gone => f.write_str("Gone"),
+            Self::Rotated => f.write_str("Rotated"),
+            Self::TooLarge(limit) => f.debug_tuple("TooLarge").field(limit).finish(),
+        }
+    }
 }
 
 /// What became of a [`destroy`](SessionStore::destroy).

@@ -3,7 +3,7 @@
 use crate::token;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
-use std::fmt;
+use std::{fmt, str::FromStr};
 use subtle::ConstantTimeEq;
 
 const HALF: usize = 16;
@@ -98,6 +98,32 @@ impl fmt::Display for Selector {
     }
 }
 
+impl FromStr for Selector {
+    type Err = BadSelector;
+
+    /// Reads the 22 characters back, for a list of devices in a form.
+    fn from_str(text: &str) -> Result<Self, BadSelector> {
+        // One more than the bytes of a selector, because the decoder estimates.
+        let mut bytes = [0; HALF + 2];
+        match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes) {
+            Ok(HALF) => Ok(Self(std::array::from_fn(|at| bytes[at]))),
+            _ => Err(BadSelector(())),
+        }
+    }
+}
+
+/// What was to be read as a [`Selector`] is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadSelector(());
+
+impl fmt::Display for BadSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session's selector is 22 characters of base64url")
+    }
+}
+
+impl std::error::Error for BadSelector {}
+
 impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Selector({self})")
@@ -147,6 +173,18 @@ mod tests {
         let read = Token::parse(text.as_bytes()).unwrap();
         assert_eq!((read.selector, read.verifier), (token.selector, token.verifier));
         assert_eq!(text[..21], token.selector.to_string()[..21]);
+    }
+
+    #[test]
+    fn a_selector_reads_back_and_nothing_else_is_one() {
+        let selector = Token::random().selector();
+        assert_eq!(selector.to_string().parse(), Ok(selector));
+        let text = selector.to_string();
+        for bad in
+            ["", &text[1..], &format!("{text}A"), &format!("{}!", &text[1..]), &"A".repeat(500)]
+        {
+            assert_eq!(bad.parse::<Selector>(), Err(BadSelector(())), "{bad:?}");
+        }
     }
 
     #[test]

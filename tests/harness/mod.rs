@@ -247,5 +247,6 @@ pub(crate) fn user_url(server: &RedisServer) -> String {
 
 async fn connect(url: &str, clock: Clock) -> Backend {
     let builder = Backend::builder().prefix(PREFIX).clock(clock).deadline(PATIENCE);
+    let builder = builder.ping(Duration::from_millis(250), PATIENCE);
     builder.redis(url).await.expect("the test's own server accepts connections")
 }

@@ -202,6 +202,16 @@ fn a_cookie_is_replaced_by_its_name_and_path() {
 }
 
 #[test]
+fn a_cookie_of_another_domain_or_partition_is_another_cookie() {
+    let mut jar = jar();
+    let lines = ["a=1", "a=2; Domain=example.org", "a=3; Partitioned; Secure"];
+    stored(&mut jar, "/", &lines);
+    assert_eq!(jar.len(), 3);
+    stored(&mut jar, "/", &["a=; Max-Age=0", "a=; Domain=EXAMPLE.org; Max-Age=0"]);
+    assert_eq!(jar.header("/").unwrap(), "a=3");
+}
+
+#[test]
 fn max_age_removes_and_wins_over_expires() {
     let past = "Expires=Thu, 01 Jan 1970 00:00:00 GMT";
     let mut jar = jar();
@@ -235,6 +245,9 @@ fn what_a_browser_refuses_is_not_stored() {
             "__Host-b=1; Path=/",
             "__Host-c=1; Secure; Path=/; Domain=example.org",
             "__Secure-d=1",
+            "__Http-d=1; Secure",
+            "__Host-Http-d=1; Secure; Path=/",
+            "d=1; Partitioned",
             "e=1; SameSite=None",
             "f=1; Domain=example.com",
             "nonsense",

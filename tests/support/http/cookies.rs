@@ -12,6 +12,9 @@ pub(crate) struct Stored {
     pub(crate) name: String,
     pub(crate) value: String,
     pub(crate) path: String,
+    /// None: for the host alone.
+    pub(crate) domain: Option<String>,
+    pub(crate) partitioned: bool,
     pub(crate) secure: bool,
     pub(crate) http_only: bool,
     pub(crate) same_site: Option<String>,
@@ -81,6 +84,8 @@ impl CookieJar {
             name: name.to_owned(),
             value: value.to_owned(),
             path: "/".to_owned(),
+            domain: None,
+            partitioned: false,
             secure: false,
             http_only: false,
             same_site: None,
@@ -107,9 +112,11 @@ impl CookieJar {
     }
 
     fn put(&mut self, cookie: Stored) {
-        let old =
-            self.cookies.iter_mut().find(|old| old.name == cookie.name && old.path == cookie.path);
-        match old {
+        let is_same = |old: &&mut Stored| {
+            (&old.name, &old.path, &old.domain, old.partitioned)
+                == (&cookie.name, &cookie.path, &cookie.domain, cookie.partitioned)
+        };
+        match self.cookies.iter_mut().find(is_same) {
             Some(old) => *old = cookie,
             None => self.cookies.push(cookie),
         }
@@ -122,19 +129,24 @@ impl CookieJar {
             name: name.trim().to_owned(),
             value: value.trim().to_owned(),
             path: default_path(request_path),
+            domain: None,
+            partitioned: false,
             secure: false,
             http_only: false,
             same_site: None,
             expires: None,
         };
-        let (mut max_age, mut domain) = (None, None);
+        let mut max_age = None;
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let value = value.trim();
             match key.trim().to_ascii_lowercase().as_str() {
                 "path" if value.starts_with('/') => cookie.path = value.to_owned(),
                 "path" => cookie.path = default_path(request_path),
-                "domain" => domain = Some(value.trim_start_matches('.').to_ascii_lowercase()),
+                "domain" => {
+                    cookie.domain = Some(value.trim_start_matches('.').to_ascii_lowercase())
+                }
+                "partitioned" => cookie.partitioned = true,
                 "secure" => cookie.secure = true,
                 "httponly" => cookie.http_only = true,
                 "samesite" => cookie.same_site = Some(value.to_owned()),
@@ -151,24 +163,29 @@ impl CookieJar {
                 seconds => self.now().checked_add(Duration::from_secs(seconds)),
             };
         }
-        self.accepts(&cookie, domain.as_deref()).then_some(cookie)
+        self.accepts(&cookie).then_some(cookie)
     }
 
     /// The rules by which a browser refuses a cookie.
-    fn accepts(&self, cookie: &Stored, domain: Option<&str>) -> bool {
+    fn accepts(&self, cookie: &Stored) -> bool {
         let name = cookie.name.to_ascii_lowercase();
+        let domain = cookie.domain.as_deref();
         let at_home = domain
             .is_none_or(|domain| domain == self.host || self.host.ends_with(&format!(".{domain}")));
-        let prefix_kept = if name.starts_with("__host-") {
-            cookie.secure && cookie.path == "/" && domain.is_none()
-        } else if name.starts_with("__secure-") {
-            cookie.secure
-        } else {
-            true
-        };
-        let none_is_secure = cookie.secure
-            || !cookie.same_site.as_deref().is_some_and(|mode| mode.eq_ignore_ascii_case("none"));
-        at_home && prefix_kept && none_is_secure && (self.secure || !cookie.secure)
+        let hidden =
+            cookie.http_only || !(name.starts_with("__http-") || name.starts_with("__host-http-"));
+        let prefix_kept = hidden
+            && if name.starts_with("__host-") {
+                cookie.secure && cookie.path == "/" && domain.is_none()
+            } else if name.starts_with("__secure-") || name.starts_with("__http-") {
+                cookie.secure
+            } else {
+                true
+            };
+        let wants_secure = cookie.partitioned
+            || cookie.same_site.as_deref().is_some_and(|mode| mode.eq_ignore_ascii_case("none"));
+        let kept_secure = cookie.secure || !wants_secure;
+        at_home && prefix_kept && kept_secure && (self.secure || !cookie.secure)
     }
 }
 
