@@ -206,7 +206,8 @@ async fn uncovered_slots_of_a_cluster_are_counted() {
     let mut add = vec!["CLUSTER", "ADDSLOTS"];
     add.extend(all[84..].iter().map(String::as_str));
     server.command(&add);
-    let partly = report(&server.url()).await;
+    let url = format!("redis+cluster://127.0.0.1:{}", server.port());
+    let partly = report(&url).await;
     let finding = found(&partly, "cluster-slots");
     assert_eq!(finding.severity, Severity::Error, "{partly}");
     assert!(finding.value.starts_with("84 of 16384"), "{partly}");
@@ -214,7 +215,13 @@ async fn uncovered_slots_of_a_cluster_are_counted() {
     let mut rest = vec!["CLUSTER", "ADDSLOTS"];
     rest.extend(all[..84].iter().map(String::as_str));
     server.command(&rest);
-    no_findings(&report(&server.url()).await);
+    no_findings(&report(&url).await);
+
+    // The same server under a URL that takes it for the only one.
+    let alone = report(&server.url()).await;
+    let finding = found(&alone, "topology");
+    assert_eq!(finding.severity, Severity::Error, "{alone}");
+    assert!(finding.fix.contains("redis+cluster://"), "{alone}");
 }
 
 #[tokio::test]

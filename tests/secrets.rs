@@ -508,11 +508,11 @@ async fn cart(
 ) -> StatusCode {
     clean_debug("the rate limit", &status);
     clean_debug("the session", (&lazy, &session));
-    if let Some(session) = session {
-        if let Some(Err(error)) = session.exists().then(|| session.get::<u64>("card")) {
-            clean_error(&error);
-            clean_error(&StoreError::from(error));
-        }
+    if let Some(session) = session
+        && let Some(Err(error)) = session.exists().then(|| session.get::<u64>("card"))
+    {
+        clean_error(&error);
+        clean_error(&StoreError::from(error));
     }
     match locks.try_lock(format!("cart-of-{USER}")).await {
         Ok(guard) => drop(guard),

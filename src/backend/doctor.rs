@@ -113,6 +113,7 @@ impl Backend {
     /// | `connection` | a server that does not answer | error |
     /// | `version` | older than Redis 6.2 or Valkey 7.2 | error |
     /// | `role` | a replica, which takes no writes | error |
+    /// | `topology` | a node of a cluster or a sentinel, and a URL for one server | error |
     /// | `cluster-slots` | a cluster that does not cover all slots | error |
     /// | `permissions` | commands, keys or channels that the ACL user is denied | error; for hints, warning |
     /// | `maxmemory-policy` | eviction of what must not be lost | error; for counts alone, warning |
@@ -165,6 +166,9 @@ impl Backend {
         };
         let program = facts.info.as_ref().map(|info| info.server.to_string());
         let mut report = Report::new(self, program.unwrap_or_default());
+        if !self.inner.connection.as_ref().is_some_and(Connection::is_cluster) {
+            rules::topology(&facts, &mut report);
+        }
         rules::judge(&facts, &mut report);
         report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         report

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     backend::{
-        info::{Info, Role, ServerKind},
+        info::{Info, Mode, Role, ServerKind},
         version::Version,
     },
     store::StoreError,
@@ -74,6 +74,25 @@ pub(super) fn judge(facts: &Facts, report: &mut Report) {
     clock(facts, report);
     latency(facts, report);
     slow_log(facts, report);
+}
+
+/// Of a connection that is not to a cluster.
+pub(super) fn topology(facts: &Facts, report: &mut Report) {
+    let (value, problem, form) = match facts.info.as_ref().ok().and_then(|info| info.server.mode) {
+        Some(Mode::Cluster) => (
+            "a node of a cluster",
+            "calls for keys that other nodes hold are refused with MOVED",
+            "redis+cluster://host1,host2",
+        ),
+        Some(Mode::Sentinel) => (
+            "a sentinel",
+            "it keeps no data: every call is refused",
+            "redis+sentinel://host1,host2/master-name",
+        ),
+        _ => return,
+    };
+    let fix = format!("let the URL say so: {form}");
+    report.findings.push(finding(Error, "topology", value, problem, fix));
 }
 
 fn version(info: &Info, report: &mut Report) {
