@@ -13,7 +13,7 @@
 //! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
 //! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `orphan`, `tombstone`, `completed`, `abandoned`, `lost` |
 //! | [`LOCK_TOTAL`] | `outcome` | `acquired`, `contended`, `timed_out`, `released`, `lost` |
-//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by middleware (`session`, `cache`, `rate_limit`, `idempotency`, `lock`) and [`StoreError::reason`] |
+//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by middleware (`session`, `tower_sessions`, `cache`, `rate_limit`, `idempotency`, `lock`) and [`StoreError::reason`] |
 //!
 //! [`StoreError::reason`]: crate::StoreError::reason
 

@@ -23,12 +23,13 @@ use axum::{
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::JoinSet};
-use towerkeep::session::{Error, Session, SessionLayer};
+use towerkeep::session::{CookieKey, Error, Session, SessionLayer};
 
 on_every_backend! {
     a_visit_from_the_first_page_to_the_logout,
     a_login_survives_the_requests_that_it_overtakes,
     a_login_survives_the_requests_that_come_late_with_the_old_cookie,
+    a_login_survives_the_writes_that_it_overtakes_while_a_key_is_replaced,
     a_rotation_survives_what_it_overtakes,
     a_logout_in_one_tab_holds_in_the_other,
     a_closed_browser_is_logged_out_unless_the_cookie_outlives_it,
@@ -62,8 +63,9 @@ impl Gate {
         self.arrived.acquire_many(requests).await.unwrap().forget();
     }
 
-    fn open(&self) {
-        self.go.add_permits(10_000);
+    /// Lets so many pass.
+    fn open(&self, requests: u32) {
+        self.go.add_permits(requests as usize);
     }
 }
 
@@ -133,9 +135,10 @@ fn tabs(browser: &Arc<Browser>, read: &'static str, write: &'static str) -> Join
     let tab = |n| {
         let browser = browser.clone();
         async move {
-            match n % 2 {
-                0 => browser.get(read).await,
-                _ => browser.post(write, "").await,
+            if n % 2 == 0 && read != write {
+                browser.get(read).await
+            } else {
+                browser.post(write, "").await
             }
         }
     };
@@ -183,14 +186,13 @@ async fn a_visit_from_the_first_page_to_the_logout(harness: Harness) {
 }
 
 async fn a_login_survives_the_requests_that_it_overtakes(harness: Harness) {
-    for http in 0..2 {
-        let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
-        let browser = &site.browsers()[http];
+    let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
+    for browser in site.browsers() {
         ok(browser.post("/cart", "")).await;
-        let overtaken = tabs(browser, "/slow", "/slow/cart");
+        let overtaken = tabs(&browser, "/slow", "/slow/cart");
         site.gate.wait_for(TABS).await;
         ok(browser.post("/login/ann", "")).await;
-        site.gate.open();
+        site.gate.open(TABS);
         assert_no_cookie(&overtaken.join_all().await);
         assert_eq!(ok(browser.get("/")).await, "ann 1", "a write under the old cookie held");
     }
@@ -211,29 +213,45 @@ async fn a_login_survives_the_requests_that_come_late_with_the_old_cookie(harnes
     }
 }
 
-async fn a_rotation_survives_what_it_overtakes(harness: Harness) {
-    for http in 0..2 {
-        let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
-        let browser = &site.browsers()[http];
+async fn a_login_survives_the_writes_that_it_overtakes_while_a_key_is_replaced(harness: Harness) {
+    let layer = SessionLayer::new(harness.backend.clone());
+    let (old, new) = (CookieKey::random(), CookieKey::random());
+    let before = Site::open(layer.clone().signing_keys([old.clone()])).await;
+    let during = Site::open(layer.signing_keys([new, old])).await;
+    for browser in before.browsers() {
+        ok(browser.post("/cart", "")).await;
+        // Each of these would be given its cookie anew, under the new key.
+        let browser = Arc::new(browser.at(during.server.addr()));
+        let overtaken = tabs(&browser, "/slow/cart", "/slow/cart");
+        during.gate.wait_for(TABS).await;
         ok(browser.post("/login/ann", "")).await;
-        let overtaken = tabs(browser, "/slow", "/slow/cart");
+        during.gate.open(TABS);
+        assert_no_cookie(&overtaken.join_all().await);
+        assert_eq!(ok(browser.get("/")).await, "ann 1");
+    }
+}
+
+async fn a_rotation_survives_what_it_overtakes(harness: Harness) {
+    let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
+    for browser in site.browsers() {
+        ok(browser.post("/login/ann", "")).await;
+        let overtaken = tabs(&browser, "/slow", "/slow/cart");
         site.gate.wait_for(TABS).await;
         ok(browser.post("/rotate", "")).await;
-        site.gate.open();
+        site.gate.open(TABS);
         assert_no_cookie(&overtaken.join_all().await);
         assert_eq!(ok(browser.get("/")).await, "ann 0");
     }
 }
 
 async fn a_logout_in_one_tab_holds_in_the_other(harness: Harness) {
-    for http in 0..2 {
-        let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
-        let browser = &site.browsers()[http];
+    let site = Site::open(SessionLayer::new(harness.backend.clone())).await;
+    for browser in site.browsers() {
         ok(browser.post("/login/ann", "")).await;
-        let overtaken = tabs(browser, "/slow", "/slow/cart");
+        let overtaken = tabs(&browser, "/slow", "/slow/cart");
         site.gate.wait_for(TABS).await;
         ok(browser.post("/logout", "")).await;
-        site.gate.open();
+        site.gate.open(TABS);
         assert_no_cookie(&overtaken.join_all().await);
         assert!(browser.jar().is_empty(), "a request that came too late logged in again");
         assert_eq!(ok(browser.get("/")).await, "nobody 0");

@@ -4,6 +4,8 @@
 use crate::tower_sessions::redis::RedisStore;
 use crate::{
     backend::Backend,
+    store::StoreError,
+    telemetry,
     tower_sessions::{
         memory::MemoryStore,
         record::{decode, encode, expires_ms, hash},
@@ -30,7 +32,7 @@ macro_rules! implement {
                 for _ in 0..TRIES {
                     let hash = hash(&record.id.to_string());
                     let create = RecordStore::create(self, &hash, value.clone(), expires_ms);
-                    if create.await.map_err(|error| Error::Backend(error.to_string()))? {
+                    if create.await.map_err(|error| Error::Backend(failed(&error)))? {
                         return Ok(());
                     }
                     record.id = Id::default();
@@ -49,7 +51,7 @@ macro_rules! implement {
                 let hash = hash(&record.id.to_string());
                 let save = RecordStore::save(self, &hash, value, expires_ms(record.expiry_date));
                 // One that is gone was deleted or has expired, and stays so.
-                save.await.map(drop).map_err(|error| Error::Backend(error.to_string()))
+                save.await.map(drop).map_err(|error| Error::Backend(failed(&error)))
             }
 
             async fn load(
@@ -59,7 +61,7 @@ macro_rules! implement {
                 use $core::{session::Record, session_store::Error};
 
                 let load = RecordStore::load(self, &hash(&id.to_string()));
-                let Some(value) = load.await.map_err(|error| Error::Backend(error.to_string()))?
+                let Some(value) = load.await.map_err(|error| Error::Backend(failed(&error)))?
                 else {
                     return Ok(None);
                 };
@@ -71,9 +73,10 @@ macro_rules! implement {
                 &self,
                 id: &$core::session::Id,
             ) -> $core::session_store::Result<()> {
+                use $core::session_store::Error;
+
                 let delete = RecordStore::delete(self, &hash(&id.to_string()));
-                let failed = |error| $core::session_store::Error::Backend(format!("{error}"));
-                delete.await.map_err(failed)
+                delete.await.map_err(|error| Error::Backend(failed(&error)))
             }
         }
     )+ };
@@ -84,3 +87,9 @@ implement!(tower_sessions_core for Backend, MemoryStore, #[cfg(feature = "redis"
 
 #[cfg(feature = "tower-sessions-0-14")]
 implement!(tower_sessions_core_0_14 for Backend, MemoryStore, #[cfg(feature = "redis")] RedisStore);
+
+/// What the layer is told; it answers with 500 and nothing else.
+fn failed(error: &StoreError) -> String {
+    telemetry::store_failed("tower_sessions", error);
+    error.to_string()
+}

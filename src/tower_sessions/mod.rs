@@ -61,15 +61,16 @@
 //! - `CachingSessionStore` fills its cache by `save`, which creates nothing here: this store can be the
 //!   one behind, and not the cache in front.
 //!
-//! All of that is what [`session`](https://docs.rs/towerkeep/latest/towerkeep/session/index.html) does.
-//! The two do not read each other's records; they may run side by side under two cookie names.
+//! [`session`](https://docs.rs/towerkeep/latest/towerkeep/session/index.html) is without these limits. The
+//! two do not read each other's records; they may run side by side under two cookie names.
 //!
 //! # Failure
 //!
 //! A call that fails, after the [backend's deadline](crate::backend::Builder::deadline) at the latest, is
-//! `session_store::Error::Backend`, which the layer answers with 500. A record that something else has
-//! written is `session_store::Error::Decode`. A memory store that is full refuses new sessions and
-//! drops none; it has [`max_session_bytes`](crate::backend::Builder::max_session_bytes) for these alone.
+//! `session_store::Error::Backend`, which the layer answers with 500, and is counted
+//! ([`telemetry`](crate::telemetry)). A record that something else has written is
+//! `session_store::Error::Decode`. A memory store that is full refuses new sessions and drops none; it
+//! has [`max_session_bytes`](crate::backend::Builder::max_session_bytes) for these alone.
 //!
 //! [tower-sessions]: https://docs.rs/tower-sessions
 //! [axum-login]: https://docs.rs/axum-login

@@ -43,9 +43,17 @@ const SESSION: &[(&str, On, &[&str])] = &[
     ("HLEN", On::Key, &[]),
     ("HMGET", On::Key, &["f"]),
     ("HSET", On::Key, &["f", "v"]),
+    ("LPUSH", On::Key, &["v"]),
+    ("LRANGE", On::Key, &["0", "0"]),
+    ("LTRIM", On::Key, &["0", "0"]),
     ("PEXPIRE", On::Key, &["1"]),
     ("PTTL", On::Key, &[]),
     ("UNLINK", On::Key, &[]),
+    ("ZADD", On::Key, &["1", "m"]),
+    ("ZCARD", On::Key, &[]),
+    ("ZRANGE", On::Key, &["0", "0"]),
+    ("ZREM", On::Key, &["m"]),
+    ("ZSCORE", On::Key, &["m"]),
 ];
 const RATE_LIMIT: &[(&str, On, &[&str])] =
     &[("DEL", On::Key, &[]), ("GET", On::Key, &[]), ("SET", On::Key, &["v"])];
@@ -84,6 +92,9 @@ const LOCK: &[(&str, On, &[&str])] = &[
     ("SUBSCRIBE", On::Channel, &[]),
 ];
 
+const TOWER_SESSIONS: &[(&str, On, &[&str])] =
+    &[("GET", On::Key, &[]), ("SET", On::Key, &["v"]), ("UNLINK", On::Key, &[])];
+
 fn needed() -> impl Iterator<Item = &'static (&'static str, On, &'static [&'static str])> {
     let groups = [
         (true, EVERYBODYS),
@@ -92,6 +103,7 @@ fn needed() -> impl Iterator<Item = &'static (&'static str, On, &'static [&'stat
         (cfg!(feature = "idempotency"), IDEMPOTENCY),
         (cfg!(feature = "cache"), CACHE),
         (cfg!(feature = "lock"), LOCK),
+        (cfg!(any(feature = "tower-sessions", feature = "tower-sessions-0-14")), TOWER_SESSIONS),
     ];
     let mut seen = BTreeSet::new();
     let all = groups.into_iter().filter(|(enabled, _)| *enabled).flat_map(|(_, group)| group);
