@@ -54,8 +54,11 @@ fn every_slot_is_served_by_one_of_three_masters_that_all_nodes_know() {
     let cluster = RedisCluster::start();
     assert_eq!(cluster.nodes().len(), MASTERS);
     assert_eq!(cluster.masters().len(), MASTERS);
+    let mut epochs = BTreeSet::new();
     for node in cluster.nodes() {
         let info = node.command(&["CLUSTER", "INFO"]).text();
+        let epoch = info.lines().find(|line| line.starts_with("cluster_my_epoch:")).unwrap();
+        assert!(epochs.insert(epoch.to_owned()), "{epochs:?}");
         for fact in [
             "cluster_state:ok",
             "cluster_slots_ok:16384",
