@@ -9,8 +9,11 @@ mod support;
 #[path = "topology_tests"]
 mod tests {
     mod cluster;
+    mod deadlines;
+    mod idle;
     mod lazy;
     mod load;
+    mod moves;
     mod pool;
     mod replicas;
     mod sentinel;

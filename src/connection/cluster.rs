@@ -17,6 +17,7 @@ pub(super) use self::{
 use self::slot::SLOTS;
 use crate::{
     connection::{
+        backoff::Backoff,
         config::Config,
         dial::Dialer,
         health::Health,
@@ -34,12 +35,16 @@ use redis::Cmd;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::{sleep, timeout, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Redirections that one call follows: more of them go round in a circle.
@@ -63,6 +68,7 @@ impl Cluster {
         site: Site,
         config: Arc<Config>,
     ) -> Result<Self, StoreError> {
+        let end = Instant::now() + config.connect_timeout;
         let map = Arc::new(Map::new(seeds, site, config));
         let layout = map.ask_seeds().await?;
         let mut dials = JoinSet::new();
@@ -71,7 +77,8 @@ impl Cluster {
             dials.spawn(async move { (owner, Node::connect(dialer).await) });
         }
         let mut unreachable = None;
-        while let Some(dialled) = dials.join_next().await {
+        // Those that are not there by then are dialled again in the background.
+        while let Ok(Some(dialled)) = timeout_at(end.into(), dials.join_next()).await {
             let Ok((address, node)) = dialled else { continue };
             match node {
                 Ok(node) => drop(map.nodes().insert(address, (node, Instant::now()))),
@@ -80,10 +87,17 @@ impl Cluster {
                 Err(error) => unreachable = Some(error),
             }
         }
-        if let (true, Some(error)) = (map.nodes().is_empty(), unreachable) {
-            return Err(error);
+        if map.nodes().is_empty() {
+            return Err(unreachable.unwrap_or_else(|| {
+                StoreError::unavailable(format!(
+                    "the cluster at {} names its servers, but none of them let us in within {:?}; \
+                     check that they can be reached from here",
+                    map.name, map.config.connect_timeout
+                ))
+            }));
         }
         map.apply(layout)?;
+        map.attempts.send_modify(|attempts| *attempts += 1);
         Ok(Self::over(map))
     }
 
@@ -107,7 +121,8 @@ impl Cluster {
         end: Instant,
     ) -> Result<R::Reply, StoreError> {
         let left = || end.saturating_duration_since(Instant::now());
-        let (mut wait, mut asking) = (wait, false);
+        self.map.known_within(wait, left()).await;
+        let (mut wait, mut asking) = (wait.min(left()), false);
         let mut node = self.owner(request.slot())?;
         for _ in 0..REDIRECTIONS {
             let link = match node.link(wait, left()).await {
@@ -168,7 +183,8 @@ impl Cluster {
 
     /// Leads to any server: each of them passes published messages on to all.
     pub(super) fn anywhere(&self) -> Arc<dyn Topology> {
-        Arc::new(Anywhere(self.map.clone()))
+        let map = Arc::downgrade(&self.map);
+        Arc::new(Anywhere { map, name: self.map.name.clone(), site: self.map.site.clone() })
     }
 }
 
@@ -183,6 +199,8 @@ struct Map {
     nodes: Mutex<HashMap<Address, (Arc<Node>, Instant)>>,
     /// Why the map could not be read when that was tried last.
     failure: Mutex<Option<StoreError>>,
+    /// How often that was tried.
+    attempts: watch::Sender<u64>,
     turn: AtomicUsize,
     wake: Notify,
 }
@@ -198,6 +216,7 @@ impl Map {
             slots: ArcSwap::from_pointee(Slots::empty()),
             nodes: Mutex::default(),
             failure: Mutex::default(),
+            attempts: watch::Sender::default(),
             turn: AtomicUsize::new(0),
             wake: Notify::new(),
         }
@@ -222,6 +241,20 @@ impl Map {
         let node = Node::start(self.dialer(address.clone())?);
         nodes.insert(address, (node.clone(), Instant::now()));
         Ok(node)
+    }
+
+    /// Waits until a server is known: at most `limit`, and while nothing has been tried, at most
+    /// `first`. Both begin now.
+    async fn known_within(&self, limit: Duration, first: Duration) {
+        let is_known = || !self.slots.load().nodes.is_empty();
+        if is_known() {
+            return;
+        }
+        let started = Instant::now();
+        let mut attempts = self.attempts.subscribe();
+        let _ = timeout(first, attempts.wait_for(|&attempts| attempts > 0)).await;
+        let known = attempts.wait_for(|_| is_known());
+        let _ = timeout(limit.saturating_sub(started.elapsed()), known).await;
     }
 
     /// A server that answers, each in turn.
@@ -263,6 +296,7 @@ impl Map {
 
     async fn keep_current(self: Arc<Self>) {
         let interval = self.config.discovery_interval;
+        let mut backoff = Backoff::new(self.config.backoff_min.min(interval), interval);
         loop {
             let well = {
                 let slots = self.slots.load();
@@ -270,21 +304,34 @@ impl Map {
             };
             let pause = if well { interval.saturating_mul(WHEN_WELL) } else { interval };
             tokio::select! {
+                biased;
                 () = self.wake.notified() => {}
-                () = sleep(pause) => {}
+                () = sleep(pause) => backoff.reset(),
             }
-            let outcome = self.refresh().await;
-            let failure = outcome.err();
-            if let Some(error) = &failure {
-                telemetry::warn(format_args!(
-                    "{}: who holds which slots is not known: {error}",
-                    self.name
-                ));
-            }
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-            // One look serves all that asked for one meanwhile.
-            sleep(self.config.backoff_min).await;
+            let failure = self.refresh().await.err();
+            self.note(failure);
+            // One look serves all that asked for one meanwhile. Calls to a server that is down ask
+            // for one each, so the looks become rarer until there is a quiet moment.
+            sleep(backoff.pause()).await;
         }
+    }
+
+    /// What came of a look at the map: told when it changes, and not each time.
+    fn note(&self, failure: Option<StoreError>) {
+        let mut last = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*last, &failure) {
+            (None, Some(error)) => telemetry::warn(format_args!(
+                "{}: who holds which slots is not known: {error}",
+                self.name
+            )),
+            (Some(_), None) => {
+                telemetry::notice(format_args!("{}: who holds which slots is known", self.name));
+            }
+            _ => {}
+        }
+        *last = failure;
+        drop(last);
+        self.attempts.send_modify(|attempts| *attempts += 1);
     }
 
     async fn refresh(&self) -> Result<(), StoreError> {
@@ -318,7 +365,15 @@ impl Map {
         for seed in &self.seeds {
             let dialer = self.dialer(seed.clone())?;
             let seed = seed.clone();
-            attempts.spawn(async move { ask(dialer, &seed).await });
+            let limit = self.config.connect_timeout;
+            attempts.spawn(async move {
+                timeout(limit, ask(dialer, &seed)).await.unwrap_or_else(|_| {
+                    Err(StoreError::unavailable(format!(
+                        "{seed} does not say within {limit:?} who holds which slots; check that it \
+                         is not paused"
+                    )))
+                })
+            });
         }
         let mut failure = None::<StoreError>;
         while let Some(attempt) = attempts.join_next().await {
@@ -342,6 +397,7 @@ fn cluster_slots() -> Cmd {
 /// Asks a server that nothing is known of yet.
 async fn ask(dialer: Dialer, seed: &Address) -> Result<Vec<layout::Range>, StoreError> {
     let link = dialer.dial().await?;
+    // All in all it is limited outside.
     let reply = link.call(&cluster_slots(), false, dialer.config.connect_timeout).await?;
     let reply = reply.extract_error().map_err(|error| match error.detail() {
         Some(words) if words.contains("cluster support disabled") => StoreError::config(format!(
@@ -396,8 +452,18 @@ impl Slots {
     }
 }
 
-/// Opens streams to a server that answers.
-struct Anywhere(Arc<Map>);
+/// Opens streams to a server that answers. It does not keep the links to them.
+struct Anywhere {
+    map: Weak<Map>,
+    name: Arc<str>,
+    site: Site,
+}
+
+impl Anywhere {
+    fn map(&self) -> Result<Arc<Map>, StoreError> {
+        self.map.upgrade().ok_or_else(|| StoreError::unavailable("the connection was dropped"))
+    }
+}
 
 impl Topology for Anywhere {
     fn open(&self, limit: Duration) -> BoxFuture<'_, Result<Stream, StoreError>> {
@@ -405,14 +471,23 @@ impl Topology for Anywhere {
     }
 
     fn address(&self) -> Arc<str> {
-        self.0.name.clone()
+        self.name.clone()
     }
 
     fn site(&self) -> &Site {
-        &self.0.site
+        &self.site
     }
 
     fn server(&self) -> Result<Standalone, StoreError> {
-        self.0.any()?.dialer().topology.server()
+        self.map()?.any()?.dialer().topology.server()
+    }
+
+    /// A server that has left the cluster goes on, and hears nothing.
+    fn is_current(&self, place: &Address) -> bool {
+        self.map().is_ok_and(|map| {
+            let slots = map.slots.load();
+            let mut servers = slots.nodes.iter().map(|node| node.dialer().topology.server());
+            servers.any(|server| server.is_ok_and(|server| server.place() == place))
+        })
     }
 }

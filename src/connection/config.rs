@@ -68,8 +68,10 @@ pub struct Config {
     /// Longest such pause.
     pub backoff_max: Duration,
     /// How often the sentinels are asked which server takes the writes, and a cluster, while one of
-    /// its servers is down, who holds which slots. While all are up a cluster is asked every 30 of
-    /// these.
+    /// its servers is down, who holds which slots; with `read_replicas` also how often a primary is
+    /// asked who follows it. While all are up a cluster is asked every 30 of these. When calls meet a
+    /// server that moved or is down it is asked at once, and then after pauses that begin with
+    /// `backoff_min` and double, up to this one.
     pub discovery_interval: Duration,
     /// Whether reads that tolerate lag go to replicas: those through
     /// [`Connection::query_replica`](crate::connection::Connection::query_replica), never what this

@@ -172,7 +172,8 @@ impl Connection {
 
     /// Runs a read that tolerates lag, and converts its answer: on a replica if
     /// [`read_replicas`](Config::read_replicas) is on and the link to one is up, else where
-    /// [`query`](Connection::query) runs it.
+    /// [`query`](Connection::query) runs it. A replica that does not answer within half the deadline
+    /// leaves the rest to the primary. The link to one is made at the first call, in the background.
     ///
     /// A replica may be behind by any time, and after a failover hold what its primary never
     /// confirmed: not for sessions, limits, idempotency keys or locks.
@@ -182,17 +183,24 @@ impl Connection {
     /// As [`query`](Connection::query).
     pub async fn query_replica<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
         let name = error::command_name(cmd);
+        let started = Instant::now();
         if self.inner.config.read_replicas
-            && let Some(primary) = self.inner.servers.owner(cmd.slot())?
-            && let Ok(link) = primary.replica().link(Duration::ZERO, self.deadline()).await
+            && let Ok(Some(primary)) = self.inner.servers.owner(cmd.slot())
+            && let Ok(link) = primary.replica().link(Duration::ZERO, Duration::ZERO).await
         {
-            let reply = link.call(cmd, false, self.deadline()).await;
-            // A replica that does not know the keys, or is gone: the primary answers.
-            if let Ok(reply) = reply.and_then(|reply| error::settle(reply, &name)) {
-                return error::parse(reply, &name);
+            // The other half is the primary's.
+            let reply = link.call(cmd, false, self.deadline() / 2).await;
+            match reply.and_then(|reply| error::settle(reply, &name)) {
+                Ok(reply) => return error::parse(reply, &name),
+                // A replica may have become a primary, and have done what is no read.
+                Err(error) if error.is_timeout() && !cmd.is_read() => return Err(error),
+                // A replica that does not know the keys, or is gone: the primary answers.
+                Err(_) => {}
             }
         }
-        self.query(cmd).await
+        let left = self.deadline().saturating_sub(started.elapsed());
+        let reply = self.exchange(cmd, left).await?;
+        error::parse(error::settle(reply, &name)?, &name)
     }
 
     /// A connection to each server that holds keys, for what concerns one server: `SCAN`, `INFO`,

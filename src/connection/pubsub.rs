@@ -6,7 +6,7 @@
 use crate::{
     connection::{
         backoff::Backoff, config::Config, dial::isolated, error, handle::WeakConnection,
-        supervisor::STEADY, topology::Topology,
+        supervisor::STEADY, topology::Topology, url::Address,
     },
     pubsub::{Channels, Hint, Hints, Relay},
     store::{StoreError, StoreFuture},
@@ -107,7 +107,7 @@ impl Feed {
             let started = Instant::now();
             let feed = self.clone();
             let lost = match isolated(async move { feed.connect().await }).await {
-                Ok(pubsub) => self.session(pubsub, &mut in_force).await,
+                Ok((pubsub, at)) => self.session(pubsub, &at, &mut in_force).await,
                 Err(error) => error,
             };
             self.channels.disconnected();
@@ -125,22 +125,22 @@ impl Feed {
         }
     }
 
-    async fn connect(&self) -> Result<PubSub, StoreError> {
+    async fn connect(&self) -> Result<(PubSub, Address), StoreError> {
         let limit = self.config.connect_timeout;
-        let topology = &self.topology;
-        let stream = topology.open(limit).await?;
-        let settings = topology.site().login.redis_settings();
+        let server = self.topology.server()?;
+        let stream = server.open(limit).await?;
+        let settings = server.site().login.redis_settings();
         match timeout(limit, PubSub::new(&settings, stream)).await {
-            Ok(Ok(pubsub)) => Ok(pubsub),
+            Ok(Ok(pubsub)) => Ok((pubsub, server.place().clone())),
             Ok(Err(error)) => Err(error::refused("the pub/sub login", error)),
             Err(_) => Err(StoreError::timeout("the pub/sub login", limit)),
         }
     }
 
     /// Serves until the connection is lost, and returns why it was.
-    async fn session(&self, pubsub: PubSub, in_force: &mut bool) -> StoreError {
+    async fn session(&self, pubsub: PubSub, at: &Address, in_force: &mut bool) -> StoreError {
         let (mut sink, mut stream) = pubsub.split();
-        let Err(lost) = self.serve(&mut sink, &mut stream, in_force).await;
+        let Err(lost) = self.serve(&mut sink, &mut stream, at, in_force).await;
         lost
     }
 
@@ -148,6 +148,7 @@ impl Feed {
         &self,
         sink: &mut PubSubSink,
         stream: &mut PubSubStream,
+        at: &Address,
         in_force: &mut bool,
     ) -> Result<Infallible, StoreError> {
         let mut subscribed = HashSet::new();
@@ -170,6 +171,12 @@ impl Feed {
                 },
                 () = self.wake.notified() => self.follow(sink, &mut subscribed).await?,
                 () = sleep(PING_AFTER) => {
+                    // It may be alive and well, and hear of nothing that is published elsewhere.
+                    if !self.topology.is_current(at) {
+                        return Err(StoreError::unavailable(format!(
+                            "{at} is no longer the server to listen to"
+                        )));
+                    }
                     self.answer("PING", sink.ping::<redis::Value>()).await?;
                 }
             }

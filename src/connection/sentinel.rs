@@ -18,9 +18,12 @@ use crate::{
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 /// A primary that sentinels watch.
 pub(super) struct Sentinel {
@@ -67,11 +70,12 @@ impl Sentinel {
     /// Whom the sentinels name now.
     async fn ask(&self) -> Result<Address, StoreError> {
         let mut trusted = self.trusted.lock().await;
-        if let Some(link) = &*trusted {
-            if let Ok(address) = named(link, &self.master, self.config.ping_timeout).await {
-                return Ok(address);
-            }
-            *trusted = None;
+        // Taken, so that one that hangs is not asked again by whoever comes after a caller that gave up.
+        if let Some(link) = trusted.take()
+            && let Ok(address) = named(&link, &self.master, self.config.ping_timeout).await
+        {
+            *trusted = Some(link);
+            return Ok(address);
         }
         let (address, link) = self.ask_all().await?;
         *trusted = Some(link);
@@ -125,9 +129,17 @@ async fn named(link: &Link, master: &str, limit: Duration) -> Result<Address, St
 impl Topology for Sentinel {
     fn open(&self, limit: Duration) -> BoxFuture<'_, Result<Stream, StoreError>> {
         Box::pin(async move {
-            let server = Standalone::new(self.ask().await?, self.site.clone())?;
+            let started = Instant::now();
+            let named = timeout(limit, self.ask()).await.unwrap_or_else(|_| {
+                Err(StoreError::unavailable(format!(
+                    "{}: no Sentinel answered within {limit:?}; check that they run there and are \
+                     not paused",
+                    self.name
+                )))
+            });
+            let server = Standalone::new(named?, self.site.clone())?;
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(server.clone());
-            server.open(limit).await
+            server.open(limit.saturating_sub(started.elapsed())).await
         })
     }
 

@@ -12,13 +12,13 @@ use crate::{
         request::Request,
         sentinel::Sentinel,
         standalone::{Site, Standalone},
-        topology::Topology,
+        topology::{BoxFuture, Stream, Topology},
         url::{Place, Target},
     },
     store::StoreError,
 };
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -111,7 +111,7 @@ impl Servers {
     /// Where to listen to published messages; nowhere behind a pool.
     pub(super) fn feed(&self) -> Option<Arc<dyn Topology>> {
         match self {
-            Self::One(node) => Some(node.dialer().topology.clone()),
+            Self::One(node) => Some(Arc::new(Beside::new(&node.dialer().topology))),
             Self::Cluster(cluster) => Some(cluster.anywhere()),
             Self::Borrowed(_) => None,
         }
@@ -123,5 +123,38 @@ impl Servers {
             Self::Cluster(cluster) => cluster.health(),
             Self::Borrowed(pool) => pool.health(),
         }
+    }
+}
+
+/// Leads where the link leads: which server that is, only the link's own dials decide. It keeps
+/// nothing open.
+struct Beside {
+    link: Weak<dyn Topology>,
+    name: Arc<str>,
+    site: Site,
+}
+
+impl Beside {
+    fn new(link: &Arc<dyn Topology>) -> Self {
+        Self { link: Arc::downgrade(link), name: link.address(), site: link.site().clone() }
+    }
+}
+
+impl Topology for Beside {
+    fn open(&self, limit: Duration) -> BoxFuture<'_, Result<Stream, StoreError>> {
+        Box::pin(async move { self.server()?.open(limit).await })
+    }
+
+    fn address(&self) -> Arc<str> {
+        self.link.upgrade().map_or_else(|| self.name.clone(), |link| link.address())
+    }
+
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn server(&self) -> Result<Standalone, StoreError> {
+        let gone = || StoreError::unavailable("the connection was dropped");
+        self.link.upgrade().ok_or_else(gone)?.server()
     }
 }

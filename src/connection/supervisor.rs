@@ -13,6 +13,7 @@ use crate::{
         health::{Health, State},
         link::Link,
         topology::Topology,
+        url::Address,
     },
     store::StoreError,
     telemetry,
@@ -60,7 +61,7 @@ impl Shared {
     }
 
     /// The same, but waits for one: at most `limit`, and while the very first is being made, at most
-    /// `first`.
+    /// `first`. Both begin now.
     pub(super) async fn link_within(
         &self,
         limit: Duration,
@@ -80,8 +81,9 @@ impl Shared {
                 future::pending::<()>().await;
             }
         };
+        let started = Instant::now();
         let _ = timeout(first, until(|health| !health.is_connecting())).await;
-        let _ = timeout(limit, until(|_| false)).await;
+        let _ = timeout(limit.saturating_sub(started.elapsed()), until(|_| false)).await;
         self.link()
     }
 
@@ -164,6 +166,7 @@ async fn keep_up(shared: &Shared, dialer: &Dialer, first: Option<Arc<Link>>) {
             () = topology.moved() => End::moved(&topology.address()),
         };
         let suspect = end.may_return.then_some(link);
+        let place = place_of(&**topology);
         shared.down(end.reason);
         let steady = born.elapsed() >= STEADY;
         if steady {
@@ -178,7 +181,7 @@ async fn keep_up(shared: &Shared, dialer: &Dialer, first: Option<Arc<Link>>) {
         };
         link = tokio::select! {
             biased;
-            old = returned(suspect) => {
+            old = returned(suspect, || place_of(&**topology) == place) => {
                 old.close_breaker();
                 shared.up(old.clone(), false, &**topology);
                 old
@@ -203,11 +206,16 @@ async fn redial(shared: &Shared, dialer: &Dialer, backoff: &mut Backoff) -> Link
 }
 
 /// Waits for the old link to answer after all: a server that was only paused keeps its connections.
-async fn returned(suspect: Option<Arc<Link>>) -> Arc<Link> {
+/// One that has been replaced meanwhile comes too late.
+async fn returned(suspect: Option<Arc<Link>>, is_current: impl Fn() -> bool) -> Arc<Link> {
     match suspect {
-        Some(link) if link.ping().await => link,
+        Some(link) if link.ping().await && is_current() => link,
         _ => future::pending().await,
     }
+}
+
+fn place_of(topology: &dyn Topology) -> Option<Address> {
+    topology.server().ok().map(|server| server.place().clone())
 }
 
 /// Why a link was given up.
@@ -223,10 +231,7 @@ impl End {
     }
 
     fn moved(address: &str) -> Self {
-        Self {
-            reason: format!("{address} is no longer the server that takes writes"),
-            may_return: false,
-        }
+        Self { reason: format!("{address} is no longer the server to use"), may_return: false }
     }
 
     fn silent(limit: Duration) -> Self {

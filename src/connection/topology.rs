@@ -1,7 +1,10 @@
 //! Where a link leads: which server takes the writes now, and how to reach it.
 
 use crate::{
-    connection::standalone::{Site, Standalone},
+    connection::{
+        standalone::{Site, Standalone},
+        url::Address,
+    },
     store::StoreError,
 };
 use std::{
@@ -33,6 +36,11 @@ pub(super) trait Topology: Send + Sync + 'static {
 
     /// The server that was opened last: where the pools open their connections.
     fn server(&self) -> Result<Standalone, StoreError>;
+
+    /// Whether the server at `place` is still one to listen to.
+    fn is_current(&self, place: &Address) -> bool {
+        self.server().is_ok_and(|server| server.place() == place)
+    }
 
     /// Resolves when the server that was opened last is no longer the one to use. Never, where there
     /// is only one.

@@ -68,6 +68,15 @@ struct TlsServer {
 impl TlsServer {
     /// `clients` is `tls-auth-clients`: `no` or `yes`.
     async fn start(authority: &Authority, identity: &Identity, clients: &str) -> Self {
+        Self::start_with(authority, identity, clients, &[]).await
+    }
+
+    async fn start_with(
+        authority: &Authority,
+        identity: &Identity,
+        clients: &str,
+        more: &[&str],
+    ) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("towerkeep-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
         let dir = std::env::temp_dir().join(name);
@@ -78,19 +87,20 @@ impl TlsServer {
             path.to_str().unwrap().to_owned()
         };
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Server::with(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-ca-cert-file",
-            &file("ca.pem", &authority.pem),
-            "--tls-cert-file",
-            &file("server.pem", &identity.certificate),
-            "--tls-key-file",
-            &file("server.key", &identity.key),
-            "--tls-auth-clients",
-            clients,
-        ])
-        .await;
+        let (port_text, ca) = (port.to_string(), file("ca.pem", &authority.pem));
+        let certificate = file("server.pem", &identity.certificate);
+        let key = file("server.key", &identity.key);
+        let nodes = dir.join("nodes.conf").to_str().unwrap().to_owned();
+        let args = [
+            ["--tls-port", &port_text],
+            ["--tls-ca-cert-file", &ca],
+            ["--tls-cert-file", &certificate],
+            ["--tls-key-file", &key],
+            ["--tls-auth-clients", clients],
+            ["--cluster-config-file", &nodes],
+        ];
+        let args: Vec<_> = args.as_flattened().iter().chain(more).copied().collect();
+        let server = Server::with(&args).await;
         Self { server, port, dir }
     }
 
@@ -203,4 +213,85 @@ async fn a_url_without_tls_is_refused_where_tls_is_configured() {
     let config = Config { tls: Some(Tls::new()), ..Config::new("redis://localhost") };
     let error = Connection::connect(config).await.unwrap_err();
     assert!(error.is_config() && error.to_string().contains("rediss://"), "{error}");
+}
+
+/// The servers of a cluster name other ports to those who speak TLS.
+#[tokio::test]
+async fn a_cluster_speaks_tls_on_every_link_pool_and_feed() {
+    let ca = Authority::new("own");
+    let identity = ca.issue("localhost");
+    let cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes"];
+    let server = TlsServer::start_with(&ca, &identity, "no", &cluster).await;
+    let plain = server.server.connect().await;
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("ADDSLOTS").arg((0..16_384).collect::<Vec<_>>());
+    plain.query::<()>(&slots).await.unwrap();
+    until("the cluster is ready", || async {
+        let info: String = plain.query(redis::cmd("CLUSTER").arg("INFO")).await.unwrap();
+        info.contains("cluster_state:ok")
+    })
+    .await;
+
+    let url = format!("rediss+cluster://localhost:{}", server.port);
+    let connect = async |tls: Tls| {
+        let mut config = Config { tls: Some(tls), connect_timeout: LONG, ..Config::new(&url) };
+        config.deadline = LONG;
+        Connection::connect(config).await
+    };
+    let connection = connect(Tls::new().ca(&*ca.pem)).await.unwrap();
+    connection.query::<()>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
+    assert_eq!(connection.health().nodes[0].address.as_ref(), format!("localhost:{}", server.port));
+    let pool = connection.server_of("k").unwrap().pool().unwrap();
+    let value: String =
+        redis::cmd("GET").arg("k").query_async(&mut pool.get().await.unwrap()).await.unwrap();
+    assert_eq!(value, "v");
+    let mut hints = connection.hints().subscribe("channel");
+    assert!(hints.ready(LONG).await);
+
+    let error = connect(Tls::new().ca(&*Authority::new("other").pem)).await.unwrap_err();
+    assert!(error.is_config() && error.to_string().contains("localhost"), "{error}");
+}
+
+/// Killed when dropped.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn sentinels_are_asked_over_tls_too() {
+    let ca = Authority::new("own");
+    let server = TlsServer::start(&ca, &ca.issue("127.0.0.1"), "no").await;
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = |name: &str| server.dir.join(name).to_str().unwrap().to_owned();
+    let settings = format!(
+        "port 0\ntls-port {port}\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n\
+         tls-auth-clients no\nsentinel monitor name 127.0.0.1 {} 1\n",
+        file("ca.pem"),
+        file("server.pem"),
+        file("server.key"),
+        server.port
+    );
+    fs::write(file("sentinel.conf"), settings).unwrap();
+    let binary = std::env::var_os("TOWERKEEP_REDIS_SERVER").unwrap_or("redis-server".into());
+    let sentinel = std::process::Command::new(binary)
+        .args([&file("sentinel.conf"), "--sentinel"])
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let _sentinel = Process(sentinel.unwrap());
+    until("the sentinel listens", || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+    })
+    .await;
+
+    let url = format!("rediss+sentinel://127.0.0.1:{port}/name");
+    let tls = Tls::new().ca(&*ca.pem);
+    let config = Config { tls: Some(tls), connect_timeout: LONG, ..Config::new(&url) };
+    let connection = Connection::connect(config).await.unwrap();
+    connection.query::<()>(redis::cmd("SET").arg("k").arg("v")).await.unwrap();
+    assert_eq!(connection.health().address.as_ref(), format!("127.0.0.1:{}", server.port));
 }
