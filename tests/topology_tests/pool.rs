@@ -84,3 +84,14 @@ async fn a_lost_server_is_an_error_in_time_and_works_again_when_it_is_back() {
     connection.ping(MINUTE).await.unwrap();
     assert!(backend.health().is_up());
 }
+
+#[tokio::test]
+async fn a_connection_whose_answer_is_still_to_come_is_not_given_back() {
+    let server = RedisServer::start();
+    let pool = pool(&server.url());
+    let connection = over(&pool).connection().unwrap().clone();
+    let block = redis::cmd("BLPOP").arg("test:none").arg(0).take();
+    let error = connection.cmd(block, Duration::from_millis(200)).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert_eq!(pool.status().size, 0);
+}
