@@ -87,7 +87,7 @@ impl<S: SessionStore> Store<S> {
 }
 
 fn done(sums: &[i64]) -> Committed {
-    Committed::Done { ttl: IDLE, sums: sums.to_vec(), note: None }
+    Committed::Done { ttl: IDLE, persistent: false, sums: sums.to_vec(), note: None }
 }
 
 async fn a_session_is_read_as_it_was_created(harness: Harness) {
@@ -315,7 +315,10 @@ async fn a_session_ends_at_its_deadline_however_busy_it_is(harness: Harness) {
     }
     harness.advance(IDLE / 4);
     let last = store.commit(&token, Delta::default()).await;
-    assert_eq!(last, Committed::Done { ttl: IDLE / 4, sums: vec![], note: None });
+    assert_eq!(
+        last,
+        Committed::Done { ttl: IDLE / 4, persistent: false, sums: vec![], note: None }
+    );
     assert_eq!(store.load(&token).await.unwrap().longest_ttl, IDLE / 4);
     harness.advance(IDLE / 4);
     assert_eq!(store.commit(&token, Delta::default()).await, Committed::Gone);
@@ -333,12 +336,18 @@ async fn a_login_restarts_the_lifetime(harness: Harness) {
     login.idle = Some(IDLE * 2);
     login.absolute = Absolute::In(IDLE * 3);
     let committed = store.commit(&token, login).await;
-    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![], note: None });
+    assert_eq!(
+        committed,
+        Committed::Done { ttl: IDLE * 2, persistent: false, sums: vec![], note: None }
+    );
     let mut forever = Delta::default();
     forever.absolute = Absolute::Never;
     harness.advance(IDLE);
     let committed = store.commit(&token, forever).await;
-    assert_eq!(committed, Committed::Done { ttl: IDLE * 2, sums: vec![], note: None });
+    assert_eq!(
+        committed,
+        Committed::Done { ttl: IDLE * 2, persistent: false, sums: vec![], note: None }
+    );
 }
 
 async fn concurrent_increments_and_fields_are_all_kept(harness: Harness) {
@@ -646,7 +655,8 @@ impl Naive {
             Absolute::Never => self.deadline = None,
             _ => {}
         }
-        Committed::Done { ttl: self.slide(now), sums, note: self.note(now) }
+        let (ttl, persistent) = (self.slide(now), self.persistent);
+        Committed::Done { ttl, persistent, sums, note: self.note(now) }
     }
 }
 
@@ -831,7 +841,8 @@ fn compare_field(read: Option<Record>, naive: Option<&Naive>, field: &str, histo
     let expected = naive.fields.get(field).map(|value| Bytes::from(value.clone()));
     assert_eq!(read.fields.get(field), expected.as_ref(), "{history:?}");
     assert_eq!(read.fields.len(), usize::from(expected.is_some()));
-    assert!(read.user.is_none() && read.device.is_none() && !read.persistent);
+    assert!(read.user.is_none() && read.device.is_none());
+    assert_eq!(read.persistent, naive.persistent);
 }
 
 fn compare(read: Option<Record>, naive: Option<&Naive>, now: Duration, history: &[Op]) {

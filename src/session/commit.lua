@@ -3,11 +3,12 @@
 -- ARGV 1 now ms|''   2 presented .v   3 new .v|''   4 new user|''   5 new idle ms|''
 --      6 new absolute lifetime ms|'never'|''   7 whether its cookie persists '1'|'0'|''   8 device|''
 --      9 max fields   10 max bytes   11 '1' = all data goes first   12 the lists of delta.lua
--- RETURNS {1, ttl ms, idle ms, the user in whose list it is to be noted|'', sum of each increment as text}
+-- RETURNS {1, ttl ms, whether its cookie persists '1'|'0', idle ms, the user in whose list it is to be
+--         noted|'', sum of each increment as text}
 --       | {0} gone | {-1, 'fields'|'bytes'} over a limit | {-2, field} not an integer
 --       | {-3} bound to another user | {-4} rotated less than 60 s ago
 local now, clear = now_ms(ARGV[1]), ARGV[11] == '1'
-local meta = read('.v', '.u', '.i', '.x', '.b', '.p', '.r', '.s')
+local meta = read('.v', '.u', '.i', '.x', '.b', '.p', '.r', '.s', '.m')
 local refused = refusal(meta, ARGV[2], now)
 if refused then return refused end
 local user = meta['.u'] or ''
@@ -39,4 +40,5 @@ put('.d', ARGV[8])
 if ARGV[4] ~= '' then put('.s', int(now)) end
 local note = ARGV[4] == '' and to_note(meta, idle, now) or ''
 redis.call('PEXPIRE', key, int(ttl))
-return {1, ttl, idle, note, unpack(sums)}
+local persists = ARGV[7] ~= '' and ARGV[7] or meta['.m'] or '0'
+return {1, ttl, persists, idle, note, unpack(sums)}

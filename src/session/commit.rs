@@ -95,20 +95,22 @@ async fn commit(
     or_else: Option<Fresh>,
 ) -> Result<Outcome, Error> {
     let names = incremented(&delta);
-    let (user, persistent, limits) = (delta.user.clone(), delta.persistent, config.terms.limits);
+    let (user, limits) = (delta.user.clone(), config.terms.limits);
     let idle = delta.idle.unwrap_or(config.terms.idle);
+    let remembers = delta.persistent == Some(true);
     let step = || {
         let commit = config.store.commit(&token.selector(), &token.hash(), delta, limits);
         config.bounded("a session commit", commit)
     };
     let binds = |committed: &Committed| matches!(committed, Committed::Done { .. });
     match bind(config, user.as_ref(), token.selector(), idle, step, binds).await? {
-        Committed::Done { ttl, sums, note } => {
+        Committed::Done { ttl, persistent, sums, note } => {
             telemetry::count(SESSION_TOTAL, "modified");
             enlist_later(config, note, token.selector());
             let sums = names.into_iter().zip(sums).collect();
             let token = rotated.unwrap_or(token);
-            Ok(Outcome::Committed(Done { token, user, persistent, ttl, sums }))
+            let lasts = persistent.then_some(ttl);
+            Ok(Outcome::Committed(Done { token, user, remembers, lasts, sums }))
         }
         // The session ended before its changes arrived: they are dropped, but a login holds.
         Committed::Gone | Committed::Rotated | Committed::OtherUser => {

@@ -152,17 +152,12 @@ impl LazySession {
 
     /// Notes that the idle timeout is to be restarted after the response.
     pub(crate) fn slide_later(&self, token: Token) {
-        let mut alone = lock(&self.0.alone);
-        alone.slide = Some(token);
-        if self.0.config.terms.persistent {
-            alone.cookie = Some(CookieChange::Set(token, None));
-        }
+        lock(&self.0.alone).slide = Some(token);
     }
 
-    /// Notes that it was.
-    pub(crate) fn slid(&self, token: Token) {
-        self.slide_later(token);
-        lock(&self.0.alone).slide = None;
+    /// Sends the cookie again; `lasts` is for how long if it outlives the browser by its own wish.
+    pub(crate) fn send_cookie(&self, token: Token, lasts: Option<Duration>) {
+        lock(&self.0.alone).cookie = Some(CookieChange::Set(token, lasts));
     }
 
     /// Restarts the idle timeout in a task of its own, if that is due.

@@ -168,7 +168,7 @@ impl SessionLayer {
     }
 
     /// How long browsers keep the cookie, for sessions that outlive a restart of the browser; they
-    /// make it 400 days at most. It is sent again whenever the session slides. Default: none, the
+    /// make it 400 days at most. It is sent again whenever the session slides or is saved. Default: none, the
     /// cookie goes with the browser.
     ///
     /// It should not be shorter than the [idle timeout](SessionLayer::idle_timeout).

@@ -40,8 +40,13 @@ impl LazySession {
                 Ok(Some(record)) if record.verifier == token.hash() => {
                     let now = config.store.clock().now();
                     let throttle = config.terms.throttle(record.idle);
-                    if policy::slide_is_due(&record, throttle, now) {
+                    let due = policy::slide_is_due(&record, throttle, now);
+                    if due {
                         self.slide_later(*token);
+                    }
+                    if (due && config.terms.persistent) || self.presented().is_outdated(token) {
+                        let lasts = record.persistent.then_some(record.longest_ttl);
+                        self.send_cookie(*token, lasts);
                     }
                     let stored = record.fields.get(name);
                     let value = stored.and_then(|stored| expiry::value(stored, now));
@@ -84,10 +89,13 @@ impl LazySession {
                 let commit = config.store.commit(&token.selector(), &token.hash(), delta, limits);
                 let commit = config.bounded("a session commit", commit).await;
                 match commit.inspect_err(|error| telemetry::store_failed("session", error))? {
-                    Committed::Done { note, .. } => {
+                    Committed::Done { persistent, note, .. } => {
                         telemetry::count(SESSION_TOTAL, "modified");
                         enlist_later(config, note, token.selector());
-                        self.slid(*token);
+                        // A session that is remembered keeps its end, and so its cookie.
+                        if config.terms.persistent && !persistent {
+                            self.send_cookie(*token, None);
+                        }
                         return Ok(());
                     }
                     Committed::Rotated => {

@@ -102,7 +102,7 @@ impl SessionStore for MemoryStore {
             let held = stored.fields.get_key_value(field);
             let held = held.map(|(name, value)| (name.clone(), value.clone()));
             record.fields = Arc::new(held.into_iter().collect());
-            (record.user, record.device, record.persistent) = (None, None, false);
+            (record.user, record.device) = (None, None);
             (record.created, record.noted) = (Duration::ZERO, Duration::ZERO);
             Some(record)
         })))
@@ -135,8 +135,9 @@ impl SessionStore for MemoryStore {
             let Some(stored) = entry.get() else { return Ok(Committed::Gone) };
             match policy::commit(stored, presented, &delta, limits, now_ms) {
                 Ok(Write { stored, ttl_ms, sums, note }) => {
+                    let (ttl, persistent) = (Duration::from_millis(ttl_ms), stored.persistent);
                     put(entry, stored, ttl_ms)?;
-                    Ok(Committed::Done { ttl: Duration::from_millis(ttl_ms), sums, note })
+                    Ok(Committed::Done { ttl, persistent, sums, note })
                 }
                 Err(Refusal::Gone | Refusal::Changed(_)) => Ok(Committed::Gone),
                 Err(Refusal::Rotated) => Ok(Committed::Rotated),

@@ -125,19 +125,23 @@
 //! The TTL of the key is the life of the session, by Redis's own clock; every write sets it to the idle
 //! timeout or to what is left until the deadline. A user's sessions are the sorted set
 //! `<prefix>:user:<user>`, by the time when they were seen last, and what the user did
-//! ([`Session::record`]) is the list `<prefix>:activity:<user>`.
+//! ([`Session::record`]) is the list `<prefix>:activity:<user>`. No script needs two keys, so in a cluster
+//! they lie anywhere. A session counts only if it says itself that it is the user's: a list that is wrong
+//! does no harm. Other fields with a dot belong to other versions and are left alone.
 //!
 //! | request | round trips |
 //! | --- | --- |
 //! | the handler does not ask for the session, or there is no cookie and nothing is set | 0 |
 //! | reads | 1 |
+//! | reads, [`eager`](SessionLayer::eager), with a rate limit further in | 1 for both |
+//! | reads or sets one field by [`LazySession::get_field`], [`set_field`](LazySession::set_field) | 1 |
 //! | creates (no cookie) | 1 |
 //! | reads and changes, logs in, rotates, logs out | 2 |
-//! | [`LazySession::get_field`], [`LazySession::set_field`], [`Session::update`] | 1 each |
+//! | [updates](Session::update) a field | 2, and one for each time that another request was faster |
 //! | lists devices | 2 |
 //!
-//! A slide is one more, after the response. With [`eager`](SessionLayer::eager), the load goes out
-//! together with what the layers further in ask.
+//! A slide is one more, after the response. The user's list and trail ride along with what is saved;
+//! about once a minute a list is told after the response that a session was seen.
 //!
 //! # Order
 //!
@@ -151,8 +155,11 @@
 //! goes on without one and saves nothing ([`OnStoreError::Anonymous`]). If a change cannot be saved, the handler's
 //! response is replaced by 503: it is not sent as if all were well. Requests that do not ask for the
 //! session go on as ever. If a session ends while a request is handled, its changes are dropped and
-//! the response is none the worse; [`Session::commit`] tells, and [`OnGone::Reject`] answers 409 instead.
-//! A memory store that is full refuses new
+//! the response is none the worse ([`OnGone::Ignore`]) or replaced by 409 ([`OnGone::Reject`]);
+//! [`Session::commit`] tells in any case. The same happens for 60 s to a request with the cookie from
+//! before a rotation: it reads as a visitor's, and saves nothing but a login, since a cookie of its own
+//! would take the place of the one that is on its way. A login whose session cannot be noted in its
+//! user's list fails, and nobody is given its cookie. A memory store that is full refuses new
 //! sessions with 503 and drops none.
 //!
 //! A client that leaves in the middle stops its handler, as everywhere in tower, and nothing is saved
@@ -209,6 +216,8 @@
 //! A cookie that is removed or replaced has all the attributes of the first one, or browsers would keep
 //! both. So a change of path, domain or `Partitioned` leaves the old cookie beside the new one for as
 //! long as it lives; of the two, the one that holds is found.
+//!
+//! A trail and a description of a device are about people: keep no more of them than is shown.
 
 mod account;
 mod activity;

@@ -101,7 +101,7 @@ impl SessionStore for RedisStore {
     }
 
     fn load_field(&self, selector: &Selector, field: &str) -> StoreFuture<Option<Record>> {
-        const NAMES: [&str; 4] = [".v", ".i", ".x", ".p"];
+        const NAMES: [&str; 5] = [".v", ".i", ".x", ".p", ".m"];
         let key = self.key(selector);
         let (mut hmget, mut pttl) = (redis::cmd("HMGET"), redis::cmd("PTTL"));
         hmget.arg(&key).arg(&NAMES).arg(field);
@@ -194,7 +194,9 @@ impl SessionStore for RedisStore {
             match reply.next()? {
                 1 => {
                     let ttl = Duration::from_millis(reply.next()?);
-                    Ok(Committed::Done { ttl, note: reply.note()?, sums: reply.rest()? })
+                    let persistent = reply.next::<u8>()? == 1;
+                    let note = reply.note()?;
+                    Ok(Committed::Done { ttl, persistent, note, sums: reply.rest()? })
                 }
                 0 => Ok(Committed::Gone),
                 -1 => Ok(Committed::TooLarge(reply.limit()?)),

@@ -382,16 +382,14 @@ impl State {
     }
 
     fn settle_commit(&mut self, done: Done) {
-        let Done { token, user, persistent, ttl, sums } = done;
+        let Done { token, user, remembers, lasts, sums } = done;
         self.expired.clear();
-        let slides = mem::take(&mut self.slide_due) && self.terms.persistent;
         let before = self.live.take();
         let rotated = before.as_ref().is_none_or(|live| !live.token.is(&token));
-        let lasted = before.as_ref().is_some_and(|live| live.lasts.is_some());
-        let lasts = persistent.unwrap_or(lasted).then_some(ttl);
         let user = user.or(before.and_then(|live| live.user));
         self.live = Some(Live { token, user, lasts });
-        if slides || rotated || persistent == Some(true) {
+        self.slid();
+        if rotated || remembers {
             self.cookie = Some(CookieChange::Set(token, lasts));
         }
         for (name, sum) in sums {
@@ -435,13 +433,14 @@ impl State {
         self.slid();
     }
 
-    /// The idle timeout was restarted.
+    /// The idle timeout was restarted, and the cookie's with it, if it has one. A session that is
+    /// remembered keeps its end, and so its cookie.
     fn slid(&mut self) {
-        let due = mem::take(&mut self.slide_due);
-        if let (true, true, None, Some(live)) =
-            (due, self.terms.persistent, self.cookie, &self.live)
+        self.slide_due = false;
+        if let (true, None, Some(Live { token, lasts: None, .. })) =
+            (self.terms.persistent, self.cookie, &self.live)
         {
-            self.cookie = Some(CookieChange::Set(live.token, live.lasts));
+            self.cookie = Some(CookieChange::Set(*token, None));
         }
     }
 
@@ -469,7 +468,9 @@ impl State {
     pub(crate) fn take_slide(&mut self) -> Option<Token> {
         let token = self.token()?;
         let due = self.slide_due;
-        self.slid();
+        if due {
+            self.slid();
+        }
         due.then_some(token)
     }
 
@@ -697,7 +698,7 @@ mod tests {
         delta(&mut state);
         set(&mut state, "b", "7");
         let sums = vec![("a".into(), 50), ("b".into(), 60)];
-        let done = Done { token, user: None, persistent: None, ttl: TERMS.idle, sums };
+        let done = Done { token, user: None, remembers: false, lasts: None, sums };
         state.settle(Outcome::Committed(done)).unwrap();
         assert_eq!((&state.fields()["a"][..], &state.fields()["b"][..]), (&b"50"[..], &b"7"[..]));
         assert!(state.cookie().is_none(), "the cookie is the same");

@@ -63,8 +63,9 @@ pub(crate) struct Done {
     pub(crate) token: Token,
     /// Whom it was bound to by this.
     pub(crate) user: Option<UserId>,
-    /// Whether its cookie outlives the browser from now on.
-    pub(crate) persistent: Option<bool>,
-    pub(crate) ttl: Duration,
+    /// Whether it is this that lets its cookie outlive the browser.
+    pub(crate) remembers: bool,
+    /// As in [`Made`].
+    pub(crate) lasts: Option<Duration>,
     pub(crate) sums: Vec<(Box<str>, i64)>,
 }

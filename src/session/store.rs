@@ -399,6 +399,8 @@ pub enum Committed {
     Done {
         /// How long it lives yet.
         ttl: Duration,
+        /// Whether its cookie outlives the browser by its own wish.
+        persistent: bool,
         /// What the incremented fields hold now, in the order of their names.
         sums: Vec<i64>,
         /// What the caller is to [note](super::UserStore::enlist), because it was not noted for a
