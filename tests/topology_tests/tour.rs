@@ -3,14 +3,17 @@
 use crate::harness::PREFIX;
 use std::{sync::Arc, time::Duration};
 use towerkeep::{
-    Backend, StoreError,
+    Backend, StoreError, UserId,
     cache::{
         Address, CacheStore, Fill, FillReply, Lane, LeaseReply, Lookup, StoredResponse, Verdict,
     },
     idempotency::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, Terms},
     lock::{Attempt, LockStore},
     rate_limit::{Charge, Policy, Quota, RateLimitStore},
-    session::{Change, Created, Delta, Destroyed, Limits, NewSession, SessionStore, Token},
+    session::{
+        Change, Created, Delta, Destroyed, Limits, NewSession, SessionStore, Token, Trail,
+        UserStore,
+    },
 };
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -31,6 +34,14 @@ pub(super) async fn tour(backend: &Backend) -> Result<(), StoreError> {
     assert_eq!(record.fields.get("n").map(|value| &value[..]), Some(&b"2"[..]));
     let destroyed = backend.destroy(&token.selector(), &token.hash(), None).await?;
     assert!(matches!(destroyed, Destroyed::Done { .. }));
+
+    let ann = UserId::new("ann");
+    let listed = backend.enlist(&ann, &token.selector(), MINUTE).await?;
+    assert_eq!((listed, backend.listed(&ann).await?.len()), (1, 1));
+    backend.unlist(&ann, &[token.selector()], Duration::ZERO).await?;
+    assert!(backend.listed(&ann).await?.is_empty());
+    backend.append(&ann, vec!["1".into()], Trail::default()).await?;
+    assert_eq!(backend.recent(&ann, 9).await?, ["1"]);
 
     let policy = Policy::gcra("p", Quota::per_day(1));
     for allowed in [true, false] {
