@@ -258,6 +258,7 @@ async fn a_field_alone_makes_a_session_and_slides_it(harness: Harness) {
     stranger.plant(&Token::random().encode());
     let made = stranger.lazy(async |lazy: LazySession| lazy.set_field("b", &1).await.unwrap());
     assert!(made.await.set_cookie().is_some(), "a cookie that means nothing is replaced");
+    let handle = browser.token().selector();
     for round in 0..4 {
         harness.advance(HOUR / 2);
         let answer = match round % 2 {
@@ -267,6 +268,7 @@ async fn a_field_alone_makes_a_session_and_slides_it(harness: Harness) {
         assert!(answer.unwrap().contains("Max-Age=3600"), "the cookie slides, too");
         settled(backend).await;
     }
+    assert_eq!(browser.token().selector(), handle, "a new one has taken its place");
     assert_eq!(get_alone().await.set_cookie(), None, "nothing is due");
     // A session that is written so often that no slide is ever due keeps its cookie, too.
     for _ in 0..3 {
