@@ -61,7 +61,8 @@ impl Batch {
 
     /// Sends everything in one pipeline and waits for all answers, at most `deadline`. The results
     /// are in the order of the calls. In a cluster there is one pipeline for each server that is
-    /// concerned, all at once, so only calls for one server are sure to run in their order.
+    /// concerned, all at once, so only calls for one server are sure to run in their order; and one
+    /// whose keys have moved runs after the others.
     ///
     /// # Errors
     ///

@@ -11,8 +11,9 @@ use crate::{
     },
     store::StoreError,
 };
-use deadpool_redis::{Connection, Pool};
+use deadpool_redis::{Connection, Pool, PoolError, TimeoutType};
 use std::{
+    fmt::Display,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -66,6 +67,8 @@ impl Borrowed {
 
     async fn check_out(&self, limit: Duration) -> Result<Connection, StoreError> {
         let checked_out = match timeout(limit, self.pool.get()).await {
+            // All are in use: that says nothing about the server.
+            Ok(Err(error @ PoolError::Timeout(TimeoutType::Wait))) => return Err(refused(&error)),
             Ok(connection) => connection.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no connection within {limit:?}")),
         };
@@ -81,8 +84,10 @@ impl Borrowed {
             }
             changed
         });
-        checked_out.map_err(|why| {
-            StoreError::unavailable(format!("the application's pool gave no connection: {why}"))
-        })
+        checked_out.map_err(|why| refused(&why))
     }
+}
+
+fn refused(why: &dyn Display) -> StoreError {
+    StoreError::unavailable(format!("the application's pool gave no connection: {why}"))
 }

@@ -122,7 +122,8 @@ impl Cluster {
     ) -> Result<R::Reply, StoreError> {
         let left = || end.saturating_duration_since(Instant::now());
         self.map.known_within(wait, left()).await;
-        let (mut wait, mut asking) = (wait.min(left()), false);
+        let wait = wait.min(left());
+        let mut asking = false;
         let mut node = self.owner(request.slot())?;
         for _ in 0..REDIRECTIONS {
             let link = match node.link(wait, left()).await {
@@ -143,8 +144,6 @@ impl Cluster {
                 }
                 Some(Redirect::Ask { to }) => (self.map.node(to.from(asked.place()))?, true),
             };
-            // A server that the others know may be new here.
-            wait = left();
         }
         Err(StoreError::unavailable(format!(
             "the servers of the cluster sent {} on {REDIRECTIONS} times, and none holds its keys",
