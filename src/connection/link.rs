@@ -21,6 +21,8 @@ pub(super) struct Link {
     driver: Driver,
     /// A call was sent, and nothing has come back since.
     waiting: AtomicBool,
+    /// Something has come back since the supervisor asked last.
+    heard: AtomicBool,
     timeouts: AtomicU32,
     breaker_threshold: u32,
     breaker_open: AtomicBool,
@@ -38,6 +40,7 @@ impl Link {
             connection,
             driver,
             waiting: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             timeouts: AtomicU32::new(0),
             breaker_threshold,
             breaker_open: AtomicBool::new(false),
@@ -88,6 +91,7 @@ impl Link {
 
     fn answered(&self) {
         self.waiting.store(false, Relaxed);
+        self.heard.store(true, Relaxed);
         self.timeouts.store(0, Relaxed);
     }
 
@@ -115,6 +119,11 @@ impl Link {
     /// Whether a call has been without any answer since the last time this was asked.
     pub(super) fn take_waiting(&self) -> bool {
         self.waiting.swap(false, Relaxed)
+    }
+
+    /// Whether any answer has come since the last time this was asked.
+    pub(super) fn take_heard(&self) -> bool {
+        self.heard.swap(false, Relaxed)
     }
 
     pub(super) fn is_read_only(&self) -> bool {

@@ -270,9 +270,13 @@ async fn watch_over(shared: &Shared, link: &Link, config: &Config) -> End {
         } else if !link.take_waiting() {
             continue;
         }
+        link.take_heard();
         match timeout(config.ping_timeout, link.ping()).await {
             Ok(true) => {}
             Ok(false) => return End::closed(),
+            // Late, behind what others were answered meanwhile: this process or the server has too much
+            // to do, and a new link would make it more.
+            Err(_) if link.take_heard() => continue,
             Err(_) => return End::silent(config.ping_timeout),
         }
         if link.breaker_is_open() {

@@ -271,3 +271,26 @@ async fn the_pools_work_beside_the_link() {
     connection.query::<()>(redis::cmd("RPUSH").arg("queue").arg("job")).await.unwrap();
     assert_eq!(pop.await.unwrap().unwrap().1, "job");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ping_that_waits_behind_many_answers_is_no_sign_of_a_half_open_link() {
+    let server = Server::start().await;
+    let mut config = Config::new(server.url());
+    config.deadline = Duration::from_secs(60);
+    (config.ping_interval, config.ping_timeout) =
+        (Duration::from_millis(10), Duration::from_millis(100));
+    let connection = Connection::connect(config).await.unwrap();
+    let size = 1_000_000;
+    connection.query::<()>(redis::cmd("SETRANGE").arg("big").arg(size - 1).arg("x")).await.unwrap();
+    // The answers take longer than a PING may.
+    let reads = (0..400).map(|_| {
+        let connection = connection.clone();
+        tokio::spawn(async move {
+            connection.query::<Vec<u8>>(redis::cmd("GET").arg("big")).await.map(|big| big.len())
+        })
+    });
+    for read in reads.collect::<Vec<_>>() {
+        assert_eq!(read.await.unwrap().unwrap(), size);
+    }
+    assert_eq!(connection.health().links, 1);
+}
