@@ -61,6 +61,18 @@ impl Clock {
         };
     }
 
+    /// Moves a manual clock back, as a server's clock is that is set: for tests of what happens then.
+    ///
+    /// # Panics
+    ///
+    /// On the system's clock, which nobody moves.
+    pub fn set_back(&self, by: Duration) {
+        match &self.0 {
+            Source::System => panic!("the system clock cannot be set back; use Clock::manual()"),
+            Source::Manual(now) => now.fetch_sub(by.as_micros() as u64, SeqCst),
+        };
+    }
+
     /// The time since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> Duration {

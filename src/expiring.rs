@@ -283,10 +283,16 @@ impl<V> Entry<'_, V> {
         self.now_us / 1_000
     }
 
-    /// The value, which counts as a use.
+    /// The value, which counts as a use. One that has expired is dropped, so that it stays gone though
+    /// the clock went back.
     pub(crate) fn get(&mut self) -> Option<&mut V> {
         let used = self.map.shared.uses.fetch_add(1, Relaxed);
-        let slot = self.slot()?;
+        let at = self.shard.slots.get_index_of(self.key)?;
+        if self.shard.slots[at].expires_us <= self.now_us {
+            self.map.shared.drop_at(self.shard, at);
+            return None;
+        }
+        let slot = &mut self.shard.slots[at];
         slot.used = used;
         Some(&mut slot.value)
     }
@@ -307,6 +313,20 @@ impl<V> Entry<'_, V> {
         if let Some(slot) = self.slot() {
             slot.expires_us = expires_us;
         }
+    }
+
+    /// Changes when it expires and what it weighs; nothing if it is vacant. One that has grown is never
+    /// refused: what there is to evict makes room for it.
+    pub(crate) fn update(&mut self, expires_us: u64, weight: usize) {
+        let weight = weight.max(1);
+        let Some(slot) = self.slot() else { return };
+        slot.expires_us = expires_us;
+        let old = std::mem::replace(&mut slot.weight, weight);
+        if weight > old {
+            self.make_room(weight - old);
+        }
+        self.map.shared.weight.fetch_add(weight, Relaxed);
+        self.map.shared.weight.fetch_sub(old, Relaxed);
     }
 
     /// Puts a value in, in place of any other.

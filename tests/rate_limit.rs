@@ -19,7 +19,6 @@ use axum::{Router, body::Body, extract::ConnectInfo, routing::get};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header::RETRY_AFTER};
 use http_body_util::{BodyExt, Full};
-use proptest::{prelude::*, strategy::ValueTree};
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -35,7 +34,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use towerkeep::{
     Backend, PeerAddr, UserId,
     rate_limit::{
-        Charge, Headers, OnStoreError, Outcome, Policy, Quota, RateLimitLayer, RateLimitStatus,
+        Charge, Headers, OnStoreError, Policy, Quota, RateLimitLayer, RateLimitStatus,
         RateLimitStore, Rejection, by,
     },
 };
@@ -48,7 +47,6 @@ on_every_backend! {
     two_layers_over_one_backend_keep_apart,
     a_denied_request_reaches_nobody_and_is_told_why,
     a_limit_by_user_waits_for_the_user,
-    histories_agree_with_a_naive_model,
 }
 
 async fn a_burst_is_allowed_then_one_per_interval(harness: Harness) {
@@ -209,108 +207,6 @@ async fn a_limit_by_user_waits_for_the_user(harness: Harness) {
     assert_eq!((status(Some("ann")).await, status(Some("ann")).await), (200, 429));
     assert_eq!(status(Some("bob")).await, 200);
     assert_eq!((status(None).await, status(None).await), (200, 200), "it does not apply");
-}
-
-/// What a random history counts time in. The TTLs of Redis run on while the test's clock stands still,
-/// so the shortest time that is left to a key has to be longer than any pause of a busy machine.
-const UNIT: Duration = Duration::from_secs(60);
-
-fn units(count: u64) -> Duration {
-    Duration::from_secs(UNIT.as_secs() * count)
-}
-
-/// One step of a random history.
-#[derive(Clone, Debug)]
-enum Op {
-    Check(Vec<(usize, u8, u64)>),
-    Advance(u64),
-}
-
-fn histories() -> impl Strategy<Value = Vec<Op>> {
-    let charge = (0usize..3, 0u8..3, 0u64..8);
-    let op = prop_oneof![
-        4 => proptest::collection::vec(charge, 1..4).prop_map(Op::Check),
-        1 => (1u64..3_000).prop_map(Op::Advance),
-    ];
-    proptest::collection::vec(op, 1..40)
-}
-
-/// The limits in the naive model's terms: a bucket of `burst` tokens, one more every `interval`.
-struct Bucket {
-    /// How far the bucket is from being full, in units of refill.
-    missing: u64,
-}
-
-async fn histories_agree_with_a_naive_model(harness: Harness) {
-    let limits = [(10, 3), (2, 5), (1, 1)];
-    let policies = limits.map(|(limit, burst)| {
-        let quota = Quota::new(limit, units(1_000)).unwrap();
-        Policy::gcra(&format!("p{limit}"), quota.burst(burst))
-    });
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
-    for round in 0..60 {
-        let history = histories().new_tree(&mut runner).unwrap().current();
-        let mut model: BTreeMap<(usize, u8), Bucket> = BTreeMap::new();
-        for op in &history {
-            match op {
-                Op::Advance(count) => {
-                    harness.advance(units(*count));
-                    for bucket in model.values_mut() {
-                        bucket.missing = bucket.missing.saturating_sub(*count);
-                    }
-                }
-                Op::Check(charges) => {
-                    let mut charges = charges.clone();
-                    charges.sort_unstable();
-                    charges.dedup_by_key(|(policy, key, _)| (*policy, *key));
-                    let expected = naive(&limits, &mut model, &charges);
-                    let asked: Vec<Charge> = charges
-                        .iter()
-                        .map(|&(at, key, cost)| {
-                            Charge::new(&policies[at], format!("{round}-{key}"), cost)
-                        })
-                        .collect();
-                    let verdict = harness.check(&asked).await.unwrap();
-                    assert_eq!(verdict.outcomes(), expected, "{charges:?} in {history:?}");
-                }
-            }
-        }
-    }
-}
-
-fn naive(
-    limits: &[(u32, u32); 3],
-    model: &mut BTreeMap<(usize, u8), Bucket>,
-    charges: &[(usize, u8, u64)],
-) -> Vec<Outcome> {
-    let rows: Vec<_> = charges
-        .iter()
-        .map(|&(at, key, cost)| {
-            let (limit, burst) = limits[at];
-            let interval = 1_000 / u64::from(limit);
-            let full = u64::from(burst) * interval;
-            let missing = model.get(&(at, key)).map_or(0, |bucket| bucket.missing);
-            let room = full - missing;
-            ((at, key), interval, full, missing, cost * interval, cost * interval <= room)
-        })
-        .collect();
-    let all = rows.iter().all(|row| row.5);
-    rows.into_iter()
-        .map(|(place, interval, full, missing, cost, allowed)| {
-            let after = if all { missing + cost } else { missing };
-            model.insert(place, Bucket { missing: after });
-            let retry = match () {
-                () if allowed => Some(Duration::ZERO),
-                () if cost > full => None,
-                () => Some(units(missing + cost - full)),
-            };
-            let reset = units(after);
-            Outcome::new(allowed, (full - after) / interval, reset, retry)
-        })
-        .collect()
 }
 
 /// One app of a fleet: the limit is 100, the store is Redis.

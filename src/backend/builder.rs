@@ -2,7 +2,7 @@
 
 use super::{
     Backend, Inner,
-    stores::{Capacities, Stores},
+    stores::{Settings, Stores},
 };
 #[cfg(feature = "redis")]
 use crate::connection::{Config, Connection, RedisContext};
@@ -31,7 +31,7 @@ const URL_VARIABLE: &str = "REDIS_URL";
 pub struct Builder {
     prefix: String,
     clock: Clock,
-    capacities: Capacities,
+    settings: Settings,
     #[cfg(feature = "redis")]
     config: Config,
 }
@@ -41,7 +41,7 @@ impl Default for Builder {
         Self {
             prefix: "towerkeep".into(),
             clock: Clock::system(),
-            capacities: Capacities::default(),
+            settings: Settings::default(),
             #[cfg(feature = "redis")]
             config: Config::new(""),
         }
@@ -67,7 +67,7 @@ impl Builder {
     #[must_use]
     pub fn memory(self) -> Backend {
         let context = self.context();
-        let stores = Stores::memory(&context, &self.capacities);
+        let stores = Stores::memory(&context, &self.settings);
         Backend {
             inner: Arc::new(Inner {
                 context,
@@ -149,7 +149,7 @@ impl Builder {
         let mut context = self.context();
         context.hints = connection.hints();
         let redis = RedisContext::new(context.clone(), connection.clone(), keys.clone());
-        let stores = Stores::redis(&redis);
+        let stores = Stores::redis(&redis, &self.settings);
         let (connection, keys) = (Some(connection), Some(keys));
         Backend { inner: Arc::new(Inner { context, connection, keys, stores }) }
     }
@@ -279,13 +279,25 @@ impl Builder {
     }
 }
 
+/// What single stores are told.
+#[cfg(feature = "redis")]
+impl Builder {
+    /// Where the counts of the rate limits lie in a cluster. Default:
+    /// [`Slots::PerKey`](crate::rate_limit::Slots::PerKey).
+    #[cfg(feature = "rate-limit")]
+    pub fn rate_limit_slots(mut self, slots: crate::rate_limit::Slots) -> Self {
+        self.settings.rate_limit_slots = slots;
+        self
+    }
+}
+
 /// The bounds of the memory.
 impl Builder {
     /// About how many bytes the cached responses in memory may take; beyond it, those used least
     /// recently are forgotten. Default: 64 MiB.
     #[cfg(feature = "cache")]
     pub fn max_cache_bytes(mut self, bytes: usize) -> Self {
-        self.capacities.cache_bytes = bytes;
+        self.settings.cache_bytes = bytes;
         self
     }
 
@@ -293,7 +305,7 @@ impl Builder {
     /// forgotten. Default: 262,144.
     #[cfg(feature = "rate-limit")]
     pub fn max_rate_limits(mut self, counts: usize) -> Self {
-        self.capacities.rate_limits = counts;
+        self.settings.rate_limits = counts;
         self
     }
 
@@ -301,7 +313,7 @@ impl Builder {
     /// beyond it, a new key is refused ([`StoreError::is_full`]), and none is evicted. Default: 64 MiB.
     #[cfg(feature = "idempotency")]
     pub fn max_idempotency_bytes(mut self, bytes: usize) -> Self {
-        self.capacities.idempotency_bytes = bytes;
+        self.settings.idempotency_bytes = bytes;
         self
     }
 
@@ -309,7 +321,7 @@ impl Builder {
     /// ([`StoreError::is_full`]). Default: 100,000.
     #[cfg(feature = "lock")]
     pub fn max_locks(mut self, locks: usize) -> Self {
-        self.capacities.locks = locks;
+        self.settings.locks = locks;
         self
     }
 
@@ -320,11 +332,11 @@ impl Builder {
     pub fn max_session_bytes(mut self, bytes: usize) -> Self {
         #[cfg(feature = "session")]
         {
-            self.capacities.session_bytes = bytes;
+            self.settings.session_bytes = bytes;
         }
         #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
         {
-            self.capacities.tower_session_bytes = bytes;
+            self.settings.tower_session_bytes = bytes;
         }
         self
     }

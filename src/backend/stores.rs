@@ -33,13 +33,15 @@ pub(super) struct Stores {
     pub(super) tower_sessions: Arc<dyn RecordStore>,
 }
 
-/// How much each memory store holds.
+/// How much each memory store holds, and what else a store is told.
 #[derive(Clone, Debug)]
-pub(super) struct Capacities {
+pub(super) struct Settings {
     #[cfg(feature = "session")]
     pub(super) session_bytes: usize,
     #[cfg(feature = "rate-limit")]
     pub(super) rate_limits: usize,
+    #[cfg(all(feature = "rate-limit", feature = "redis"))]
+    pub(super) rate_limit_slots: rate_limit::Slots,
     #[cfg(feature = "idempotency")]
     pub(super) idempotency_bytes: usize,
     #[cfg(feature = "cache")]
@@ -50,13 +52,15 @@ pub(super) struct Capacities {
     pub(super) tower_session_bytes: usize,
 }
 
-impl Default for Capacities {
+impl Default for Settings {
     fn default() -> Self {
         Self {
             #[cfg(feature = "session")]
             session_bytes: session::DEFAULT_CAPACITY,
             #[cfg(feature = "rate-limit")]
             rate_limits: rate_limit::DEFAULT_CAPACITY,
+            #[cfg(all(feature = "rate-limit", feature = "redis"))]
+            rate_limit_slots: rate_limit::Slots::default(),
             #[cfg(feature = "idempotency")]
             idempotency_bytes: idempotency::DEFAULT_CAPACITY,
             #[cfg(feature = "cache")]
@@ -70,36 +74,38 @@ impl Default for Capacities {
 }
 
 impl Stores {
-    pub(super) fn memory(context: &Context, capacities: &Capacities) -> Self {
+    pub(super) fn memory(context: &Context, settings: &Settings) -> Self {
         Self {
             #[cfg(feature = "session")]
-            session: Arc::new(session::MemoryStore::new(context, capacities.session_bytes)),
+            session: Arc::new(session::MemoryStore::new(context, settings.session_bytes)),
             #[cfg(feature = "rate-limit")]
-            rate_limit: Arc::new(rate_limit::MemoryStore::new(context, capacities.rate_limits)),
+            rate_limit: Arc::new(rate_limit::MemoryStore::new(context, settings.rate_limits)),
             #[cfg(feature = "idempotency")]
             idempotency: Arc::new(idempotency::MemoryStore::new(
                 context,
-                capacities.idempotency_bytes,
+                settings.idempotency_bytes,
             )),
             #[cfg(feature = "cache")]
-            cache: Arc::new(cache::MemoryStore::new(context, capacities.cache_bytes)),
+            cache: Arc::new(cache::MemoryStore::new(context, settings.cache_bytes)),
             #[cfg(feature = "lock")]
-            lock: Arc::new(lock::MemoryStore::new(context, capacities.locks)),
+            lock: Arc::new(lock::MemoryStore::new(context, settings.locks)),
             #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
             tower_sessions: Arc::new(tower_sessions::MemoryStore::new(
                 context,
-                capacities.tower_session_bytes,
+                settings.tower_session_bytes,
             )),
         }
     }
 
     #[cfg(feature = "redis")]
-    pub(super) fn redis(redis: &RedisContext) -> Self {
+    pub(super) fn redis(redis: &RedisContext, settings: &Settings) -> Self {
         Self {
             #[cfg(feature = "session")]
             session: Arc::new(session::RedisStore::over(redis.clone())),
             #[cfg(feature = "rate-limit")]
-            rate_limit: Arc::new(rate_limit::RedisStore::over(redis.clone())),
+            rate_limit: Arc::new(
+                rate_limit::RedisStore::over(redis.clone()).slots(settings.rate_limit_slots),
+            ),
             #[cfg(feature = "idempotency")]
             idempotency: Arc::new(idempotency::RedisStore::over(redis.clone())),
             #[cfg(feature = "cache")]

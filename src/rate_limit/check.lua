@@ -1,29 +1,31 @@
--- Decides a request against N policies in one atomic step, all or nothing. Mirrors MemoryStore::check.
--- KEYS  one per policy, all different
--- ARGV  now in µs, or '' for the server's TIME; 1 to charge, 0 to look; then per policy: algorithm,
---       burst, interval µs, cost
--- RETURNS per policy: 1|0 allowed, remaining, reset µs, retry µs (-1 never); the verdict is all of them
-local now = now_us(ARGV[1])
-
-local steps, all = {}, ARGV[2] == '1'
-for n, key in ipairs(KEYS) do
-  local at = 4 * n - 1
-  local algorithm = algorithms[ARGV[at]]
-  local rule = { burst = tonumber(ARGV[at + 1]), interval = tonumber(ARGV[at + 2]) }
-  local step = algorithm.decide(key, rule, tonumber(ARGV[at + 3]), now)
-  step.algorithm, step.rule = algorithm, rule
+-- Decides a request against N policies in one atomic step, all or nothing. Mirrors memory.rs: decide.
+-- KEYS, ARGV  see policies.lua. VERB: 'check', 'peek', which writes nothing, or 'charge', which takes
+--             from each policy whatever they say
+-- RETURNS per policy: 1 allowed | 0 denied | -1 banned, remaining, reset µs, retry µs (-1 never),
+--         receipt of what was taken (0 nothing)
+local verb = ARGV[2]
+local bans = redis.call('EXISTS', unpack(KEYS, count + 1)) > 0
+local steps, all = {}, true
+for n = 1, count do
+  local step = policy(n)
+  step.state = step.algorithm.read(KEYS[n], step.rule, now, step.receipt)
+  step.retry = step.cost > 0 and step.algorithm.retry(step.state, step.rule, now, step.cost) or 0
+  step.says = step.retry == 0 and 1 or 0
+  local ends = bans and tonumber(redis.call('GET', KEYS[count + n]) or now) or now
+  if ends > now then step.says, step.retry = -1, ends - now end
+  all = all and (step.says == 1 or step.shadow)
   steps[n] = step
-  all = all and step.allowed
 end
 
 local reply = {}
 for n, step in ipairs(steps) do
-  local state = all and step.after or step.before
-  if all or step.clamped then step.algorithm.store(KEYS[n], state, now) end
-  local remaining, reset = step.algorithm.view(step.rule, state, now)
-  reply[#reply + 1] = step.allowed and 1 or 0
-  reply[#reply + 1] = remaining
-  reply[#reply + 1] = reset
-  reply[#reply + 1] = step.retry
+  local algorithm, state, rule, receipt = step.algorithm, step.state, step.rule, 0
+  local takes = step.cost > 0 and verb ~= 'peek' and (verb == 'charge' or (all and step.says == 1))
+  if takes then receipt = algorithm.take(state, rule, now, step.cost) end
+  if takes or (state.healed and verb ~= 'peek') then algorithm.write(KEYS[n], state, rule, now) end
+  local remaining, reset = algorithm.view(state, rule, now)
+  for _, number in ipairs({ step.says, remaining, reset, step.retry, receipt }) do
+    reply[#reply + 1] = number
+  end
 end
 return reply

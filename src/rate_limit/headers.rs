@@ -2,7 +2,7 @@
 
 use crate::{
     problem::whole_seconds,
-    rate_limit::{layer::Headers, policy::Policy, store::Outcome},
+    rate_limit::{layer::Headers, outcome::Outcome, policy::Policy, rule::Rule},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{fmt::Write, time::Duration};
@@ -33,9 +33,11 @@ fn write_draft<'a>(said: impl Iterator<Item = (&'a Policy, &'a Outcome)>, header
     for (policy, outcome) in said {
         let comma = if policies.is_empty() { "" } else { ", " };
         let (name, rule) = (policy.name(), policy.rule());
-        let window = whole_seconds(Duration::from_micros(rule.window_us()));
         // Writing to a String cannot fail.
-        let _ = write!(policies, "{comma}\"{name}\";q={};w={window}", rule.burst());
+        let _ = write!(policies, "{comma}\"{name}\";q={}", rule.limit());
+        if let Some(window) = rule.window() {
+            let _ = write!(policies, ";w={}", whole_seconds(window));
+        }
         let _ = write!(limits, "{comma}\"{name}\";r={}", outcome.remaining);
         if let Some(wait) = until_more(policy, outcome) {
             let _ = write!(limits, ";t={}", whole_seconds(wait));
@@ -53,11 +55,20 @@ fn until_more(policy: &Policy, outcome: &Outcome) -> Option<Duration> {
     if outcome.reset.is_zero() {
         return None;
     }
-    let rule = policy.rule();
-    // The bucket fills by one an interval, and `reset` is when it is full.
-    let missing = u64::try_from(outcome.reset.as_micros()).unwrap_or(u64::MAX);
-    let interval = rule.window_us() / rule.burst();
-    Some(Duration::from_micros((missing - 1) % interval + 1))
+    match policy.rule() {
+        Rule::Gcra(rule) => Some(next(outcome.reset, rule.interval())),
+        Rule::TokenBucket(rule) => Some(next(outcome.reset, rule.interval())),
+        // Nobody knows when a lease is given back.
+        Rule::Concurrency(_) => None,
+        _ => Some(outcome.reset),
+    }
+}
+
+/// A bucket fills by one an interval, and `reset` is when it is full.
+fn next(reset: Duration, interval: Duration) -> Duration {
+    let missing = u64::try_from(reset.as_micros()).unwrap_or(u64::MAX);
+    let interval = interval.as_micros() as u64;
+    Duration::from_micros((missing - 1) % interval + 1)
 }
 
 /// The de-facto headers, for the policy with the least left.
@@ -72,7 +83,7 @@ fn write_legacy<'a>(
     if told.is_some_and(|told: u64| told <= outcome.remaining) {
         return;
     }
-    headers.insert(LEGACY_LIMIT, HeaderValue::from(policy.rule().burst()));
+    headers.insert(LEGACY_LIMIT, HeaderValue::from(policy.rule().limit()));
     headers.insert(LEGACY_REMAINING, HeaderValue::from(outcome.remaining));
     headers.insert(LEGACY_RESET, HeaderValue::from(whole_seconds(outcome.reset)));
 }

@@ -2,55 +2,236 @@
 
 use crate::{
     context::Context,
-    expiring::{Entry, Expiring, WhenFull},
+    expiring::{Entries, Expiring, WhenFull},
     rate_limit::{
-        policy::Rule,
-        store::{Charge, Outcome, RateLimitStore, Verdict},
+        outcome::{LONGEST_BAN, Outcome, Verdict},
+        rule::State,
+        store::{Charge, RateLimitStore, merged},
     },
     store::{StoreError, StoreFuture},
+    tasks::Tasks,
 };
 use smallvec::SmallVec;
+use std::{fmt::Write, time::Duration};
 
-/// How many counts are kept by default: about 40 MB.
+/// How many counts are kept by default: about 50 MB.
 pub(crate) const DEFAULT_CAPACITY: usize = 262_144;
 
-/// Counts in memory. When there is no room for another, the one nearest to empty is forgotten.
+/// The bytes of a log or of leases that weigh as much as a count.
+const BYTES_OF_A_COUNT: usize = 192;
+
+/// Counts in memory. When there is no room for another, the one nearest to empty is forgotten, and
+/// never a ban or a count with nothing left: where there are only such, a new key is refused
+/// ([`StoreError::is_full`]), which is a failure of the store to the layer.
 #[derive(Debug)]
 pub struct MemoryStore {
-    tats: Expiring<u64>,
+    counts: Expiring<Held>,
+    tasks: Tasks,
+}
+
+/// What is known of one key.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    state: State,
+    /// When its ban ends, in µs; past if there is none.
+    banned_until: u64,
+    /// Whether nothing was left when it was written.
+    exhausted: bool,
+}
+
+/// What [`MemoryStore::decide`] is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Check,
+    Peek,
+    Charge,
 }
 
 impl MemoryStore {
     pub(crate) fn new(context: &Context, capacity: usize) -> Self {
-        // An entry expires when its bucket is empty: the soonest to expire is the nearest to empty.
-        let when_full = WhenFull::EvictSoonestToExpire { may_evict: |_| true };
-        Self { tats: Expiring::new(context.clock.clone(), capacity, when_full) }
+        // An entry expires when its count is empty: the soonest to expire is the nearest to empty. One
+        // that could be evicted by a flood of other keys would be no limit.
+        let may_evict = |held: &Held| held.banned_until == 0 && !held.exhausted;
+        let when_full = WhenFull::EvictSoonestToExpire { may_evict };
+        let counts = Expiring::new(context.clock.clone(), capacity, when_full);
+        Self { counts, tasks: context.tasks.clone() }
     }
 
-    fn decide(&self, charges: &[Charge]) -> Result<Verdict, StoreError> {
-        let keys: SmallVec<[String; 4]> = charges.iter().map(key).collect();
-        self.tats.with_all(&keys, |entries| {
+    /// `check.lua` says the same.
+    fn decide(&self, verb: Verb, charges: &[Charge]) -> Result<Verdict, StoreError> {
+        if let Some((distinct, places)) = merged(charges) {
+            return Ok(self.decide(verb, &distinct)?.spread(&places));
+        }
+        self.step(charges, |entries, keys| {
             let now = entries.now_us();
-            let mut steps: SmallVec<[_; 4]> = SmallVec::new();
-            for (charge, key) in charges.iter().zip(&keys) {
-                let Rule::Gcra(gcra) = charge.rule;
-                let tat = entries.entry(key).get().copied();
-                steps.push((gcra, gcra.decide(tat, now, charge.cost)));
+            let mut outcomes = SmallVec::<[Outcome; 2]>::new();
+            let mut healed = SmallVec::<[bool; 4]>::new();
+            for (charge, key) in charges.iter().zip(keys) {
+                let (mut outcome, heals) = look(entries, verb, charge, key, now);
+                outcome.shadow = charge.shadow;
+                outcomes.push(outcome);
+                healed.push(heals);
             }
-            let all = steps.iter().all(|(_, step)| step.allowed);
-            for (key, (_, step)) in keys.iter().zip(&steps) {
-                if all {
-                    put(&mut entries.entry(key), step.after)?;
-                } else if step.clamped {
-                    put(&mut entries.entry(key), step.before)?;
+            let all = !outcomes.iter().any(Outcome::denies);
+            for at in 0..charges.len() {
+                let (charge, outcome) = (&charges[at], &mut outcomes[at]);
+                let allowed = verb == Verb::Charge || (all && outcome.allowed);
+                let takes = allowed && charge.cost > 0 && verb != Verb::Peek;
+                if !takes && !healed[at] {
+                    continue;
+                }
+                let changed = change(entries, charge, &keys[at], |held| {
+                    if takes {
+                        let cost = charge.capped_cost();
+                        outcome.receipt =
+                            charge.rule.take(&mut held.state, now, cost, charge.receipt);
+                    }
+                });
+                match changed {
+                    Ok((remaining, reset_us)) => {
+                        outcome.remaining = remaining;
+                        outcome.reset = Duration::from_micros(reset_us);
+                    }
+                    Err(error) => {
+                        undo(entries, &charges[..at], &keys[..at], &outcomes);
+                        return Err(error);
+                    }
                 }
             }
-            Ok(Verdict::new(steps.iter().map(|(gcra, step)| {
-                let tat = if all { step.after } else { step.before };
-                let remaining = gcra.remaining(tat, now);
-                Outcome::from_micros(step.allowed, remaining, tat - now, step.retry_us)
-            })))
+            Ok(Verdict::new(outcomes))
         })
+    }
+
+    /// Gives back, or counts leases anew. `refund.lua` says the same.
+    fn settle(&self, renew: bool, charges: &[Charge]) -> Result<Verdict, StoreError> {
+        self.step(charges, |entries, keys| {
+            let now = entries.now_us();
+            let mut outcomes = SmallVec::<[Outcome; 2]>::new();
+            for (charge, key) in charges.iter().zip(keys) {
+                let mut held = true;
+                let (remaining, reset_us) =
+                    change(entries, charge, key, |Held { state, .. }| {
+                        charge.rule.heal(state, now);
+                        if renew {
+                            held = charge.rule.renew(state, now, charge.receipt);
+                        } else if charge.cost > 0 {
+                            charge.rule.give(state, now, charge.capped_cost(), charge.receipt);
+                        }
+                    })?;
+                let mut outcome = Outcome::from_micros(held, remaining, reset_us, Some(0));
+                outcome.shadow = charge.shadow;
+                outcomes.push(outcome);
+            }
+            Ok(Verdict::new(outcomes))
+        })
+    }
+
+    fn set_ban(&self, charges: &[Charge], length_us: u64) -> Result<(), StoreError> {
+        self.step(charges, |entries, keys| {
+            let now = entries.now_us();
+            let ends = if length_us == 0 { 0 } else { now + length_us };
+            for (charge, key) in charges.iter().zip(keys) {
+                change(entries, charge, key, |held| held.banned_until = ends)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn forget(&self, charges: &[Charge]) -> Result<(), StoreError> {
+        self.step(charges, |entries, keys| {
+            for (charge, key) in charges.iter().zip(keys) {
+                change(entries, charge, key, |held| held.state = State::Vacant)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// One atomic step over the entries of all charges.
+    fn step<R>(
+        &self,
+        charges: &[Charge],
+        step: impl FnOnce(&mut Entries<'_, Held>, &[String]) -> R,
+    ) -> R {
+        let keys: SmallVec<[String; 4]> = charges.iter().map(key).collect();
+        self.counts.with_all(&keys, |entries| step(entries, &keys))
+    }
+}
+
+/// What a charge would be told if it were alone, and whether its state was healed.
+fn look(
+    entries: &mut Entries<'_, Held>,
+    verb: Verb,
+    charge: &Charge,
+    key: &str,
+    now: u64,
+) -> (Outcome, bool) {
+    let mut vacant = Held::default();
+    let mut entry = entries.entry(key);
+    let held = entry.get().unwrap_or(&mut vacant);
+    let mut copy;
+    let state = if verb == Verb::Peek {
+        copy = held.state.clone();
+        &mut copy
+    } else {
+        &mut held.state
+    };
+    let healed = charge.rule.heal(state, now);
+    let retry = charge.rule.retry(state, now, charge.capped_cost(), charge.receipt);
+    let view = charge.rule.view(state, now);
+    let banned = held.banned_until > now;
+    let retry = if banned { Some(held.banned_until - now) } else { retry };
+    let mut outcome = Outcome::from_micros(retry == Some(0), view.remaining, view.reset_us, retry);
+    outcome.banned = banned;
+    (outcome, healed && verb != Verb::Peek)
+}
+
+/// Changes what is known of a key, and keeps it for as long as it says anything. Returns what remains,
+/// and how long until all is back.
+fn change(
+    entries: &mut Entries<'_, Held>,
+    charge: &Charge,
+    key: &str,
+    change: impl FnOnce(&mut Held),
+) -> Result<(u64, u64), StoreError> {
+    let now = entries.now_us();
+    let mut entry = entries.entry(key);
+    let mut vacant = Held::default();
+    let known = entry.get();
+    let is_new = known.is_none();
+    let held = known.unwrap_or(&mut vacant);
+    change(held);
+    let view = charge.rule.view(&mut held.state, now);
+    held.exhausted = view.remaining == 0;
+    if held.banned_until <= now {
+        held.banned_until = 0;
+    }
+    let expires = (now + view.reset_us).max(held.banned_until);
+    let weight = 1 + held.state.heap_bytes() / BYTES_OF_A_COUNT;
+    match (expires > now, is_new) {
+        (true, true) => entry.insert(vacant, expires, weight)?,
+        (true, false) => entry.update(expires, weight),
+        (false, _) => drop(entry.remove()),
+    }
+    Ok((view.remaining, view.reset_us))
+}
+
+/// Gives back what was taken before the store turned out to be full.
+fn undo(
+    entries: &mut Entries<'_, Held>,
+    charges: &[Charge],
+    keys: &[String],
+    outcomes: &[Outcome],
+) {
+    let now = entries.now_us();
+    for ((charge, key), outcome) in charges.iter().zip(keys).zip(outcomes) {
+        if outcome.receipt != 0 {
+            let cost = charge.capped_cost();
+            let give = |held: &mut Held| {
+                charge.rule.give(&mut held.state, now, cost, outcome.receipt);
+            };
+            // What is there already needs no room.
+            let _ = change(entries, charge, key, give);
+        }
     }
 }
 
@@ -63,18 +244,47 @@ impl Default for MemoryStore {
 
 impl RateLimitStore for MemoryStore {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        StoreFuture::ready(self.decide(charges))
+        StoreFuture::ready(self.decide(Verb::Check, charges))
+    }
+
+    fn peek(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        StoreFuture::ready(self.decide(Verb::Peek, charges))
+    }
+
+    fn charge(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        StoreFuture::ready(self.decide(Verb::Charge, charges))
+    }
+
+    fn refund(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        StoreFuture::ready(self.settle(false, charges))
+    }
+
+    fn renew(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        StoreFuture::ready(self.settle(true, charges))
+    }
+
+    fn reset(&self, charges: &[Charge]) -> StoreFuture<()> {
+        StoreFuture::ready(self.forget(charges))
+    }
+
+    fn ban(&self, charges: &[Charge], length: Duration) -> StoreFuture<()> {
+        let length_us = length.min(LONGEST_BAN).as_micros() as u64;
+        StoreFuture::ready(self.set_ban(charges, length_us))
+    }
+
+    fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
+        StoreFuture::ready(self.set_ban(charges, 0))
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.tasks.clone()
     }
 }
 
 fn key(charge: &Charge) -> String {
-    format!("{}:{}", charge.key, charge.policy)
-}
-
-fn put(entry: &mut Entry<'_, u64>, tat: u64) -> Result<(), StoreError> {
-    if tat <= entry.now_us() {
-        entry.remove();
-        return Ok(());
-    }
-    entry.insert(tat, tat, 1)
+    let (key, policy, algorithm) = (&charge.key, &charge.policy, charge.rule.algorithm());
+    let mut id = String::with_capacity(key.len() + policy.len() + algorithm.len() + 2);
+    // Writing to a String cannot fail.
+    let _ = write!(id, "{key}:{policy}:{algorithm}");
+    id
 }

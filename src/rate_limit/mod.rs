@@ -82,20 +82,23 @@
 //! a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
 //! forge another.
 
+mod algorithm;
 pub mod by;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
-mod gcra;
 mod headers;
 mod layer;
 mod memory;
+mod outcome;
 mod policy;
 mod quota;
 #[cfg(feature = "redis")]
 mod redis;
 mod rejection;
+mod rule;
 mod service;
+mod slots;
 mod status;
 mod store;
 
@@ -105,14 +108,17 @@ pub use self::redis::RedisStore;
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::SCRIPTS;
 pub use self::{
+    algorithm::{Concurrency, FixedWindow, Gcra, SlidingLog, SlidingWindow, TokenBucket},
     future::ResponseFuture,
-    gcra::Gcra,
     layer::{Headers, OnStoreError, RateLimitLayer},
     memory::MemoryStore,
-    policy::{Policy, Rule},
+    outcome::{Outcome, Verdict},
+    policy::Policy,
     quota::{Quota, QuotaError},
     rejection::Rejection,
+    rule::Rule,
     service::RateLimit,
+    slots::Slots,
     status::RateLimitStatus,
-    store::{Charge, Outcome, RateLimitStore, Verdict},
+    store::{Charge, RateLimitStore},
 };

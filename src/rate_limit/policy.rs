@@ -2,10 +2,10 @@
 
 use crate::rate_limit::{
     by::{self, KeyBy},
-    gcra::Gcra,
     quota::{Quota, QuotaError},
+    rule::Rule,
 };
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Longest name of a policy: it is part of every key and every response.
 const MAX_NAME: usize = 32;
@@ -19,57 +19,107 @@ const MAX_NAME: usize = 32;
 /// assert_eq!(policy.name(), "burst");
 /// ```
 #[derive(Clone)]
+#[must_use]
 pub struct Policy {
     name: Arc<str>,
     rule: Rule,
     key: Arc<dyn KeyBy>,
-}
-
-/// The algorithm of a policy, with its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Rule {
-    /// The generic cell rate algorithm.
-    Gcra(Gcra),
+    shadow: bool,
 }
 
 impl Policy {
-    /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
-    ///
-    /// # Panics
-    ///
-    /// If the name is not 1 to 32 characters of `A-Z a-z 0-9 - _ .`, or the quota cannot be counted
-    /// exactly: more than 10,000 a second, or a burst that takes over 142 years to refill.
-    /// [`Policy::try_gcra`] returns the error instead.
-    #[must_use]
-    pub fn gcra(name: &str, quota: Quota) -> Self {
-        match Self::try_gcra(name, quota) {
-            Ok(policy) => policy,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Like [`Policy::gcra`], for names and quotas that are not known before run time.
+    /// A limit by this rule, for names and quotas that are not known before run time.
     ///
     /// # Errors
     ///
-    /// Where [`Policy::gcra`] panics.
-    pub fn try_gcra(name: &str, quota: Quota) -> Result<Self, QuotaError> {
+    /// If the name is not 1 to 32 characters of `A-Z a-z 0-9 - _ .`.
+    pub fn new(name: &str, rule: Rule) -> Result<Self, QuotaError> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(legal) {
             return Err(QuotaError(format!(
                 "the policy name {name:?} is not 1 to {MAX_NAME} characters of A-Z a-z 0-9 - _ ."
             )));
         }
-        let rule = Rule::Gcra(Gcra::new(quota)?);
-        Ok(Self { name: name.into(), rule, key: Arc::new(by::ip()) })
+        Ok(Self { name: name.into(), rule, key: Arc::new(by::ip()), shadow: false })
+    }
+
+    /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::gcra`] return an error.
+    pub fn gcra(name: &str, quota: Quota) -> Self {
+        Self::known(name, Rule::gcra(quota))
+    }
+
+    /// A limit by the exact token bucket, for rates above 10,000 a second or that must not be rounded.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::token_bucket`] return an error.
+    pub fn token_bucket(name: &str, quota: Quota) -> Self {
+        Self::known(name, Rule::token_bucket(quota))
+    }
+
+    /// A limit by fixed windows, each of which begins with its first request: for quotas such as "1,000
+    /// a day", which people understand. See [`Rule::aligned_window`] for windows by the clock.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::fixed_window`] return an error.
+    pub fn fixed_window(name: &str, quota: Quota) -> Self {
+        Self::known(name, Rule::fixed_window(quota))
+    }
+
+    /// A limit by a sliding window counter, which smooths the edges of fixed windows.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::sliding_window`] return an error.
+    pub fn sliding_window(name: &str, quota: Quota) -> Self {
+        Self::known(name, Rule::sliding_window(quota))
+    }
+
+    /// A limit by a log of every request: exact in any period, for small limits that guard against
+    /// guessing.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::sliding_log`] return an error.
+    pub fn sliding_log(name: &str, quota: Quota) -> Self {
+        Self::known(name, Rule::sliding_log(quota))
+    }
+
+    /// A limit of how many requests are at it at a time.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Policy::new`] or [`Rule::concurrency`] return an error.
+    pub fn concurrency(name: &str, limit: u32) -> Self {
+        Self::known(name, Rule::concurrency(limit))
+    }
+
+    /// How long a concurrency lease lasts if its holder dies; while it lives, the lease is renewed.
+    /// Default: 30 seconds.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Rule::lease`] returns an error.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.rule = or_panic(self.rule.lease(lease));
+        self
     }
 
     /// Per what the limit counts: one of [`by`], a tuple of several, or a type of your own.
     /// Default: [`by::ip`].
-    #[must_use]
     pub fn key(mut self, key: impl KeyBy) -> Self {
         self.key = Arc::new(key);
+        self
+    }
+
+    /// Counts and reports, and denies nothing: to try a limit before it is in force. Default: no.
+    pub fn shadow(mut self) -> Self {
+        self.shadow = true;
         self
     }
 
@@ -79,8 +129,16 @@ impl Policy {
         &self.name
     }
 
-    pub(crate) fn rule(&self) -> Rule {
+    /// The algorithm, with its numbers.
+    #[must_use]
+    pub fn rule(&self) -> Rule {
         self.rule
+    }
+
+    /// Whether it denies nothing.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
     }
 
     pub(crate) fn key_by(&self) -> &dyn KeyBy {
@@ -90,28 +148,16 @@ impl Policy {
     pub(crate) fn shared_name(&self) -> Arc<str> {
         self.name.clone()
     }
+
+    fn known(name: &str, rule: Result<Rule, QuotaError>) -> Self {
+        or_panic(rule.and_then(|rule| Self::new(name, rule)))
+    }
 }
 
-impl Rule {
-    /// The most that may come at once.
-    pub(crate) fn burst(self) -> u64 {
-        match self {
-            Self::Gcra(gcra) => gcra.burst(),
-        }
-    }
-
-    /// How long a full allowance takes to come back.
-    pub(crate) fn window_us(self) -> u64 {
-        match self {
-            Self::Gcra(gcra) => gcra.window_us(),
-        }
-    }
-
-    /// The algorithm's name in keys and scripts.
-    pub(crate) fn algorithm(self) -> &'static str {
-        match self {
-            Self::Gcra(_) => "gcra",
-        }
+fn or_panic<T>(result: Result<T, QuotaError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -131,7 +177,8 @@ mod tests {
     #[test]
     fn a_name_that_would_break_a_key_or_a_header_is_refused() {
         for bad in ["", "a b", "a\"b", "a:b", &"x".repeat(33)] {
-            let error = Policy::try_gcra(bad, Quota::per_second(1)).unwrap_err();
+            let rule = Rule::gcra(Quota::per_second(1)).unwrap();
+            let error = Policy::new(bad, rule).unwrap_err();
             assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
         }
     }

@@ -103,6 +103,18 @@ impl Quota {
         self.burst
     }
 
+    /// For what has no bucket to fill.
+    pub(crate) fn without_burst(self, algorithm: &str) -> Result<(), QuotaError> {
+        if self.burst == self.limit {
+            return Ok(());
+        }
+        Err(QuotaError(format!(
+            "{algorithm} has no bucket, so a burst of {} beside a limit of {} means nothing; leave it \
+             out, or use Policy::gcra or Policy::token_bucket",
+            self.burst, self.limit
+        )))
+    }
+
     fn per(limit: u32, seconds: u64) -> Self {
         match Self::new(limit, Duration::from_secs(seconds)) {
             Ok(quota) => quota,

@@ -1,20 +1,20 @@
--- Gives back what check.lua took: another key, in another slot of a cluster, denied the request.
--- KEYS  one per policy, all different
--- ARGV  as for check.lua
--- RETURNS per policy: 1, remaining, reset µs, 0
-local now = now_us(ARGV[1])
-
+-- Gives back what check.lua took, or counts its leases anew. Mirrors memory.rs: settle.
+-- KEYS, ARGV  see policies.lua. VERB: 'refund' or 'renew'
+-- RETURNS per policy: 1, or 0 if a lease that was to be renewed has ended; remaining, reset µs, 0, 0
+local verb = ARGV[2]
 local reply = {}
-for n, key in ipairs(KEYS) do
-  local at = 4 * n - 1
-  local algorithm = algorithms[ARGV[at]]
-  local rule = { burst = tonumber(ARGV[at + 1]), interval = tonumber(ARGV[at + 2]) }
-  local state = algorithm.refund(key, rule, tonumber(ARGV[at + 3]), now)
-  algorithm.store(key, state, now)
-  local remaining, reset = algorithm.view(rule, state, now)
-  reply[#reply + 1] = 1
-  reply[#reply + 1] = remaining
-  reply[#reply + 1] = reset
-  reply[#reply + 1] = 0
+for n = 1, count do
+  local step = policy(n)
+  local algorithm, rule, key = step.algorithm, step.rule, KEYS[n]
+  local state, says = algorithm.read(key, rule, now, step.receipt), 1
+  if verb == 'renew' then
+    if algorithm.renew then says = algorithm.renew(state, rule, now) and 1 or 0 end
+  elseif step.cost > 0 then
+    algorithm.give(state, rule, now, step.cost, step.receipt)
+    if state.reread then state = algorithm.read(key, rule, now, step.receipt) end
+  end
+  algorithm.write(key, state, rule, now)
+  local remaining, reset = algorithm.view(state, rule, now)
+  for _, number in ipairs({ says, remaining, reset, 0, 0 }) do reply[#reply + 1] = number end
 end
 return reply

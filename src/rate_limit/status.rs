@@ -2,8 +2,8 @@
 
 use crate::rate_limit::{
     layer::Config,
+    outcome::{Outcome, Verdict},
     policy::Policy,
-    store::{Outcome, Verdict},
 };
 use http::Extensions;
 use smallvec::SmallVec;

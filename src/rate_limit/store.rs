@@ -1,32 +1,99 @@
 //! What a rate limit asks of its store.
 
 use crate::{
-    rate_limit::policy::{Policy, Rule},
+    rate_limit::{outcome::Verdict, policy::Policy, rule::Rule},
     store::StoreFuture,
+    tasks::Tasks,
+    token,
 };
-use smallvec::SmallVec;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Where the counts are kept.
 ///
-/// What holds for every store:
+/// Each verb is one atomic step and one round trip over any number of charges; in a cluster, over
+/// those with one key (see `Slots`). What holds for every store:
 ///
-/// - A charge whose cost is above its policy's burst is never allowed.
+/// - A charge whose cost is above its rule's limit is never allowed, and one whose cost is 0 always is,
+///   unless its key is banned.
 /// - What a denied request would have taken is not taken, of any policy.
+/// - Charges of one policy on one key are one charge: their costs are added, under the first one's
+///   rule, and each is told its outcome.
+/// - Every count ends by itself when it is as good as none.
 /// - A call ends within a deadline of the store's own.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not keep rate limits",
     note = "use a `towerkeep::Backend`, a `rate_limit::MemoryStore`, or an `Arc` of a store"
 )]
 pub trait RateLimitStore: Send + Sync + 'static {
-    /// Decides every charge in one atomic step and one round trip, all or nothing: if one is denied,
-    /// none is charged. The keys are all different.
+    /// Decides every charge, all or nothing: if one is denied, none is charged. A denied shadow charge
+    /// is not charged, and does not hinder the others.
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
+
+    /// What [`check`](RateLimitStore::check) would say. Nothing is charged.
+    fn peek(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
+
+    /// Charges unconditionally. What is above the limit is not remembered: a count is full at most.
+    fn charge(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
+
+    /// Gives back what was charged with these [receipts](Charge::receipt), and leases before they end.
+    /// What has come back by itself meanwhile is not given back again.
+    fn refund(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
+
+    /// Counts leases anew. An outcome that is not allowed is one whose lease has ended.
+    fn renew(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
+
+    /// Forgets the counts, and no ban.
+    fn reset(&self, charges: &[Charge]) -> StoreFuture<()>;
+
+    /// Denies what these charges would be charged to, for so long. It is in place of an earlier ban,
+    /// be that longer or shorter.
+    fn ban(&self, charges: &[Charge], length: Duration) -> StoreFuture<()>;
+
+    /// Ends bans.
+    fn unban(&self, charges: &[Charge]) -> StoreFuture<()>;
+
+    /// The tasks to renew and to give back leases in. Default: tasks that nobody waits for at a
+    /// shutdown.
+    fn tasks(&self) -> Tasks {
+        Tasks::default()
+    }
 }
 
 impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
         (**self).check(charges)
+    }
+
+    fn peek(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        (**self).peek(charges)
+    }
+
+    fn charge(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        (**self).charge(charges)
+    }
+
+    fn refund(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        (**self).refund(charges)
+    }
+
+    fn renew(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        (**self).renew(charges)
+    }
+
+    fn reset(&self, charges: &[Charge]) -> StoreFuture<()> {
+        (**self).reset(charges)
+    }
+
+    fn ban(&self, charges: &[Charge], length: Duration) -> StoreFuture<()> {
+        (**self).ban(charges, length)
+    }
+
+    fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
+        (**self).unban(charges)
+    }
+
+    fn tasks(&self) -> Tasks {
+        (**self).tasks()
     }
 }
 
@@ -40,14 +107,42 @@ pub struct Charge {
     pub rule: Rule,
     /// Whose count it is: at most 64 plain characters.
     pub key: String,
-    /// How much is taken.
+    /// How much is taken. Of a concurrency rule it is one, unless this is 0.
     pub cost: u64,
+    /// Which earlier charge this is, for [`refund`](RateLimitStore::refund) and
+    /// [`renew`](RateLimitStore::renew). For a concurrency rule it is the lease's id from the beginning.
+    pub receipt: u64,
+    /// Whether it is charged and reported, but denies nothing.
+    pub shadow: bool,
 }
 
 impl Charge {
-    /// A charge of `cost` on `key` under a policy.
+    /// A charge of `cost` on `key` under a policy; with a new lease, if the policy is one of
+    /// concurrency.
     pub fn new(policy: &Policy, key: impl Into<String>, cost: u64) -> Self {
-        Self { policy: policy.shared_name(), rule: policy.rule(), key: key.into(), cost }
+        let rule = policy.rule();
+        let receipt = if rule.is_concurrency() { u64::from_ne_bytes(token::random()) } else { 0 };
+        let (policy, shadow) = (policy.shared_name(), policy.is_shadow());
+        Self { policy, rule, key: key.into(), cost, receipt, shadow }
+    }
+
+    /// The same charge, as the outcome's receipt tells it: to be refunded.
+    #[must_use]
+    pub fn with_receipt(mut self, receipt: u64) -> Self {
+        self.receipt = receipt;
+        self
+    }
+
+    /// Whether both are charged to the same count.
+    pub(crate) fn shares(&self, other: &Self) -> bool {
+        self.key == other.key
+            && self.policy == other.policy
+            && self.rule.algorithm() == other.rule.algorithm()
+    }
+
+    /// The cost that is decided by: above the limit all are alike.
+    pub(crate) fn capped_cost(&self) -> u64 {
+        self.cost.min(self.rule.limit() + 1)
     }
 }
 
@@ -62,93 +157,45 @@ impl fmt::Debug for Charge {
     }
 }
 
-/// What a store decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    outcomes: SmallVec<[Outcome; 4]>,
-}
-
-impl Verdict {
-    /// A verdict of these outcomes, in the order of the charges.
-    pub fn new(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        Self { outcomes: outcomes.into_iter().collect() }
+/// The charges with those of one count merged, and for each of the original ones its place among them;
+/// `None` if there is nothing to merge.
+pub(crate) fn merged(charges: &[Charge]) -> Option<(Vec<Charge>, Vec<usize>)> {
+    let is_first = |at: usize| !charges[..at].iter().any(|earlier| earlier.shares(&charges[at]));
+    if (0..charges.len()).all(is_first) {
+        return None;
     }
-
-    /// Whether every policy allowed the request.
-    #[must_use]
-    pub fn is_allowed(&self) -> bool {
-        self.outcomes.iter().all(|outcome| outcome.allowed)
+    let mut distinct: Vec<Charge> = Vec::with_capacity(charges.len());
+    let mut places = Vec::with_capacity(charges.len());
+    for charge in charges {
+        match distinct.iter().position(|first| first.shares(charge)) {
+            Some(at) => {
+                distinct[at].cost = distinct[at].cost.saturating_add(charge.cost);
+                places.push(at);
+            }
+            None => {
+                places.push(distinct.len());
+                distinct.push(charge.clone());
+            }
+        }
     }
-
-    /// The outcome of each charge, in their order.
-    #[must_use]
-    pub fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
-    }
-
-    /// How long until all would allow the request; `None` if one never will.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        let denied = self.outcomes.iter().filter(|outcome| !outcome.allowed);
-        denied
-            .map(|outcome| outcome.retry_after)
-            .max_by_key(|retry| retry.unwrap_or(Duration::MAX))?
-    }
-}
-
-/// What one policy says, after the verdict on all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Outcome {
-    /// Whether this policy allows the request.
-    pub allowed: bool,
-    /// How much is left.
-    pub remaining: u64,
-    /// How long until all of it is back.
-    pub reset: Duration,
-    /// How long until the same request would be allowed; `None` if it never will.
-    pub retry_after: Option<Duration>,
-}
-
-impl Outcome {
-    /// What a store found out about one policy.
-    #[must_use]
-    pub fn new(
-        allowed: bool,
-        remaining: u64,
-        reset: Duration,
-        retry_after: Option<Duration>,
-    ) -> Self {
-        Self { allowed, remaining, reset, retry_after }
-    }
-
-    /// The same in microseconds, as the scripts count.
-    pub(crate) fn from_micros(
-        allowed: bool,
-        remaining: u64,
-        reset_us: u64,
-        retry_us: Option<u64>,
-    ) -> Self {
-        let retry_after = retry_us.map(Duration::from_micros);
-        Self::new(allowed, remaining, Duration::from_micros(reset_us), retry_after)
-    }
+    Some((distinct, places))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate_limit::Quota;
 
     #[test]
-    fn the_retry_of_a_verdict_is_the_longest_of_the_policies_that_denied() {
-        let outcome = |allowed, retry| Outcome::from_micros(allowed, 0, 0, retry);
-        let verdict = Verdict::new([
-            outcome(false, Some(2)),
-            outcome(true, Some(0)),
-            outcome(false, Some(7)),
-        ]);
-        assert_eq!(verdict.retry_after(), Some(Duration::from_micros(7)));
-        let never = Verdict::new([outcome(false, Some(2)), outcome(false, None)]);
-        assert_eq!(never.retry_after(), None);
-        assert!(!never.is_allowed());
+    fn charges_of_one_count_are_one() {
+        let (a, b) =
+            (Policy::gcra("a", Quota::per_second(5)), Policy::gcra("b", Quota::per_second(5)));
+        let charge = |policy, key: &str, cost| Charge::new(policy, key, cost);
+        assert!(merged(&[charge(&a, "x", 1), charge(&b, "x", 1), charge(&a, "y", 1)]).is_none());
+        let charges = [charge(&a, "x", 1), charge(&b, "x", 2), charge(&a, "x", u64::MAX)];
+        let (distinct, places) = merged(&charges).unwrap();
+        assert_eq!(places, [0, 1, 0]);
+        let costs: Vec<u64> = distinct.iter().map(|charge| charge.cost).collect();
+        assert_eq!(costs, [u64::MAX, 2]);
     }
 }

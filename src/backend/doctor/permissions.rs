@@ -55,8 +55,25 @@ const SESSION: &[(&str, On, &[&str])] = &[
     ("ZREM", On::Key, &["m"]),
     ("ZSCORE", On::Key, &["m"]),
 ];
-const RATE_LIMIT: &[(&str, On, &[&str])] =
-    &[("DEL", On::Key, &[]), ("GET", On::Key, &[]), ("SET", On::Key, &["v"])];
+const RATE_LIMIT: &[(&str, On, &[&str])] = &[
+    ("DEL", On::Key, &[]),
+    ("EXISTS", On::Key, &[]),
+    ("GET", On::Key, &[]),
+    ("LINDEX", On::Key, &["0"]),
+    ("LLEN", On::Key, &[]),
+    ("LPUSH", On::Key, &["v"]),
+    ("LREM", On::Key, &["1", "v"]),
+    ("LTRIM", On::Key, &["0", "1"]),
+    ("PEXPIRE", On::Key, &["1"]),
+    ("SET", On::Key, &["v"]),
+    ("ZADD", On::Key, &["1", "v"]),
+    ("ZCOUNT", On::Key, &["0", "1"]),
+    ("ZRANGE", On::Key, &["0", "1"]),
+    ("ZRANGEBYSCORE", On::Key, &["0", "1"]),
+    ("ZREM", On::Key, &["v"]),
+    ("ZREMRANGEBYSCORE", On::Key, &["0", "1"]),
+    ("ZSCORE", On::Key, &["v"]),
+];
 const IDEMPOTENCY: &[(&str, On, &[&str])] = &[
     ("DEL", On::Key, &[]),
     ("EXISTS", On::Key, &[]),
@@ -204,7 +221,8 @@ mod tests {
         ];
         for (folder, group) in groups {
             let mut found = 0;
-            for file in fs::read_dir(source.join(folder)).unwrap() {
+            let nested = fs::read_dir(source.join(folder).join("algorithm")).into_iter().flatten();
+            for file in fs::read_dir(source.join(folder)).unwrap().chain(nested) {
                 let path = file.unwrap().path();
                 if path.extension().is_none_or(|extension| extension != "lua") {
                     continue;

@@ -6,15 +6,15 @@
 //!
 //! `gcra.lua` says the same. Every product stays below 2^53, where Lua's numbers end to be exact.
 
-use crate::rate_limit::quota::{Quota, QuotaError};
+use crate::rate_limit::{
+    algorithm::{Algorithm, MAX_EXACT, View},
+    quota::{Quota, QuotaError},
+};
 use std::time::Duration;
 
 /// The shortest emission interval. It is rounded up to whole microseconds, so a shorter one would be
 /// off by more than 1%.
 const MIN_INTERVAL_US: u64 = 100;
-
-/// The largest integer that a Lua number holds exactly, halved for sums of two.
-const MAX_EXACT: u64 = (1 << 52) - 1;
 
 /// A quota in the algorithm's terms.
 ///
@@ -27,21 +27,6 @@ pub struct Gcra {
     burst: u64,
 }
 
-/// What a request would do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// The TAT if nothing is consumed, never in the past.
-    pub(crate) before: u64,
-    /// The TAT if the request is let through.
-    pub(crate) after: u64,
-    pub(crate) allowed: bool,
-    /// How long until the same request would be allowed; `None` if never.
-    pub(crate) retry_us: Option<u64>,
-    /// The stored TAT lies too far ahead (the limit was lowered or a clock went back): `before` is
-    /// to be stored even if the request is denied.
-    pub(crate) clamped: bool,
-}
-
 impl Gcra {
     pub(crate) fn new(quota: Quota) -> Result<Self, QuotaError> {
         let period_us = quota.period().as_micros() as u64;
@@ -50,7 +35,8 @@ impl Gcra {
         if interval_us < MIN_INTERVAL_US {
             return Err(QuotaError(format!(
                 "{} in {:?} is one every {interval_us} µs; GCRA counts in whole microseconds and \
-                 needs {MIN_INTERVAL_US} µs or more to be exact to 1%",
+                 needs {MIN_INTERVAL_US} µs or more to be exact to 1%; use Policy::token_bucket, \
+                 which is exact",
                 quota.limit(),
                 quota.period()
             )));
@@ -80,41 +66,61 @@ impl Gcra {
         self.burst
     }
 
-    /// How long a full burst takes to come back: the window that the headers name.
-    pub(crate) fn window_us(self) -> u64 {
-        self.tolerance_us()
-    }
-
-    fn tolerance_us(self) -> u64 {
+    /// How long a full burst takes to come back: the burst tolerance.
+    pub(crate) fn tolerance_us(self) -> u64 {
         self.burst * self.interval_us
     }
 
-    /// What a request of `cost` at `now` does to the state `tat`.
-    pub(crate) fn decide(self, tat: Option<u64>, now: u64, cost: u64) -> Step {
+    /// The TAT that counts: never in the past, and never further ahead than a full burst.
+    fn tat(self, tat: u64, now: u64) -> u64 {
+        tat.clamp(now, now + self.tolerance_us())
+    }
+}
+
+impl Algorithm for Gcra {
+    type State = u64;
+
+    fn heal(self, tat: &mut u64, now: u64) -> bool {
         let most = now + self.tolerance_us();
-        let tat = tat.unwrap_or(now).max(now);
-        let before = tat.min(most);
-        // A cost above the burst is never allowed, and must not overflow.
-        let after = before + cost.min(self.burst + 1) * self.interval_us;
-        let allowed = after <= most;
-        let retry_us = match () {
-            () if allowed => Some(0),
-            () if cost > self.burst => None,
-            () => Some(after - most),
-        };
-        Step { before, after, allowed, retry_us, clamped: tat > most }
+        let far = *tat > most;
+        if far {
+            *tat = most;
+        }
+        far
     }
 
-    /// How many of cost 1 would be allowed at once.
-    pub(crate) fn remaining(self, tat: u64, now: u64) -> u64 {
-        (self.tolerance_us().saturating_sub(tat.saturating_sub(now))) / self.interval_us
+    fn retry(self, tat: &u64, now: u64, cost: u64, _: u64) -> Option<u64> {
+        if cost > self.burst {
+            return None;
+        }
+        let after = self.tat(*tat, now) + cost * self.interval_us;
+        Some(after.saturating_sub(now + self.tolerance_us()))
+    }
+
+    fn take(self, tat: &mut u64, now: u64, cost: u64, _: u64) -> u64 {
+        let after = self.tat(*tat, now) + cost.min(self.burst) * self.interval_us;
+        *tat = after.min(now + self.tolerance_us());
+        now
+    }
+
+    /// The receipt is the time of the charge. What has come back since is taken to be the request's
+    /// own: then the state is exactly as if it had cost that much, so no series of refunds admits
+    /// more than the limit does.
+    fn give(self, tat: &mut u64, now: u64, cost: u64, receipt: u64) {
+        let back = cost.min(self.burst) * self.interval_us;
+        let back = back.saturating_sub(now.saturating_sub(receipt));
+        *tat = self.tat(*tat, now).saturating_sub(back).max(now);
+    }
+
+    fn view(self, tat: &u64, now: u64) -> View {
+        let reset_us = self.tat(*tat, now) - now;
+        View { remaining: (self.tolerance_us() - reset_us) / self.interval_us, reset_us }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     const NOW: u64 = 1_760_000_000_000_000;
 
@@ -125,34 +131,47 @@ mod tests {
     #[test]
     fn a_burst_then_one_per_interval() {
         let rule = gcra(10, Duration::from_secs(1), 3);
-        let mut tat = None;
+        let mut tat = 0;
         for left in [2, 1, 0] {
-            let step = rule.decide(tat, NOW, 1);
-            assert!(step.allowed);
-            assert_eq!(rule.remaining(step.after, NOW), left);
-            tat = Some(step.after);
+            assert_eq!(rule.retry(&tat, NOW, 1, 0), Some(0));
+            rule.take(&mut tat, NOW, 1, 0);
+            assert_eq!(rule.view(&tat, NOW).remaining, left);
         }
-        let denied = rule.decide(tat, NOW, 1);
-        assert_eq!((denied.allowed, denied.retry_us), (false, Some(100_000)));
-        assert!(!rule.decide(tat, NOW + 99_999, 1).allowed);
-        assert!(rule.decide(tat, NOW + 100_000, 1).allowed);
+        assert_eq!(rule.retry(&tat, NOW, 1, 0), Some(100_000));
+        assert_eq!(rule.retry(&tat, NOW + 99_999, 1, 0), Some(1));
+        assert_eq!(rule.retry(&tat, NOW + 100_000, 1, 0), Some(0));
     }
 
     #[test]
     fn a_cost_above_the_burst_is_never_allowed_and_never_overflows() {
         let rule = gcra(10, Duration::from_secs(1), 3);
         for cost in [4, u64::MAX] {
-            let step = rule.decide(None, NOW, cost);
-            assert_eq!((step.allowed, step.retry_us), (false, None));
+            assert_eq!(rule.retry(&0, NOW, cost, 0), None);
+            let mut tat = 0;
+            rule.take(&mut tat, NOW, cost, 0);
+            assert_eq!(tat, NOW + 300_000, "an unconditional charge fills the bucket");
         }
     }
 
     #[test]
-    fn a_state_far_ahead_is_clamped_so_that_nobody_waits_longer_than_a_full_bucket() {
+    fn a_state_far_ahead_is_healed_so_that_nobody_waits_longer_than_a_full_bucket() {
         let rule = gcra(10, Duration::from_secs(1), 3);
-        let step = rule.decide(Some(NOW + 3_600_000_000), NOW, 1);
-        assert!(step.clamped && !step.allowed);
-        assert_eq!(step.retry_us, Some(100_000));
+        let mut tat = NOW + 3_600_000_000;
+        assert!(rule.heal(&mut tat, NOW) && !rule.heal(&mut tat, NOW));
+        assert_eq!(rule.retry(&tat, NOW, 1, 0), Some(100_000));
+    }
+
+    #[test]
+    fn a_late_refund_gives_back_only_what_has_not_come_back_by_itself() {
+        let rule = gcra(10, Duration::from_secs(1), 3);
+        let mut tat = 0;
+        let receipt = rule.take(&mut tat, NOW, 1, 0);
+        let later = NOW + 1_000_000;
+        rule.take(&mut tat, later, 3, 0);
+        rule.give(&mut tat, later, 1, receipt);
+        assert_eq!(rule.view(&tat, later).remaining, 0, "a fourth would pass at once");
+        rule.give(&mut tat, later, 3, later);
+        assert_eq!(rule.view(&tat, later), View { remaining: 3, reset_us: 0 });
     }
 
     #[test]
@@ -161,20 +180,5 @@ mod tests {
         assert!(Gcra::new(fast).unwrap_err().to_string().contains("100 µs"));
         let slow = Quota::new(1, Duration::from_secs(34_560_000)).unwrap().burst(u32::MAX);
         assert!(Gcra::new(slow).unwrap_err().to_string().contains("burst"));
-    }
-
-    proptest! {
-        #[test]
-        fn a_denied_request_is_allowed_after_its_retry_and_not_a_microsecond_earlier(
-            limit in 1u32..500, burst in 1u32..50, ahead in 0u64..2_000_000, cost in 1u64..50,
-        ) {
-            let rule = gcra(limit, Duration::from_secs(1), burst);
-            let tat = Some(NOW + ahead);
-            let step = rule.decide(tat, NOW, cost);
-            if let (false, Some(retry)) = (step.allowed, step.retry_us) {
-                prop_assert!(rule.decide(Some(step.before), NOW + retry, cost).allowed);
-                prop_assert!(!rule.decide(Some(step.before), NOW + retry - 1, cost).allowed);
-            }
-        }
     }
 }

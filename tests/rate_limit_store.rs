@@ -1,0 +1,234 @@
+//! The stores of the rate limits: what a verb costs, what a key costs, and what a full memory keeps.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
+
+mod support;
+#[macro_use]
+mod harness;
+
+use crate::{
+    harness::{Harness, PREFIX},
+    support::{cluster::RedisCluster, proxy::FaultProxy, server::RedisServer},
+};
+use std::time::Duration;
+use towerkeep::{
+    Backend,
+    rate_limit::{Charge, Policy, Quota, RateLimitStore, Rule, Slots},
+};
+
+on_every_backend! {
+    what_a_shadow_policy_denies_is_reported_and_let_through,
+    a_ban_outlasts_a_reset_and_ends_by_itself,
+    every_verb_accepts_no_charges_at_all,
+}
+
+async fn what_a_shadow_policy_denies_is_reported_and_let_through(harness: Harness) {
+    let tried = Policy::fixed_window("tried", Quota::per_hour(2)).shadow();
+    let real = Policy::fixed_window("real", Quota::per_hour(4));
+    let charges = || [Charge::new(&tried, "k", 1), Charge::new(&real, "k", 1)];
+    let mut said = Vec::new();
+    for _ in 0..6 {
+        let verdict = harness.check(&charges()).await.unwrap();
+        let [tried, real] = verdict.outcomes() else { panic!("two outcomes") };
+        said.push((verdict.is_allowed(), tried.allowed, tried.remaining, real.remaining));
+    }
+    assert_eq!(said[..2], [(true, true, 1, 3), (true, true, 0, 2)]);
+    assert_eq!(said[2..4], [(true, false, 0, 1), (true, false, 0, 0)]);
+    assert_eq!(said[4..], [(false, false, 0, 0); 2]);
+}
+
+async fn a_ban_outlasts_a_reset_and_ends_by_itself(harness: Harness) {
+    let policy = Policy::gcra("p", Quota::per_second(5));
+    let charges = [Charge::new(&policy, "k", 1)];
+    harness.ban(&charges, Duration::from_secs(60)).await.unwrap();
+    harness.reset(&charges).await.unwrap();
+    let verdict = harness.check(&charges).await.unwrap();
+    assert!(verdict.is_banned() && !verdict.is_allowed());
+    assert_eq!(verdict.retry_after(), Some(Duration::from_secs(60)));
+    assert_eq!(verdict.outcomes()[0].remaining, 5, "a banned request is charged nothing");
+    let free = [Charge::new(&policy, "k", 0)];
+    assert!(!harness.peek(&free).await.unwrap().is_allowed(), "not even what costs nothing");
+
+    harness.advance(Duration::from_micros(59_999_999));
+    assert!(!harness.check(&charges).await.unwrap().is_allowed());
+    harness.advance(Duration::from_micros(1));
+    assert!(harness.check(&charges).await.unwrap().is_allowed());
+
+    harness.ban(&charges, Duration::MAX).await.unwrap();
+    harness.unban(&charges).await.unwrap();
+    assert!(harness.check(&charges).await.unwrap().is_allowed());
+}
+
+async fn every_verb_accepts_no_charges_at_all(harness: Harness) {
+    assert!(harness.check(&[]).await.unwrap().is_allowed());
+    assert!(harness.peek(&[]).await.unwrap().outcomes().is_empty());
+    harness.charge(&[]).await.unwrap();
+    harness.refund(&[]).await.unwrap();
+    harness.renew(&[]).await.unwrap();
+    harness.reset(&[]).await.unwrap();
+    harness.ban(&[], Duration::from_secs(1)).await.unwrap();
+    harness.unban(&[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_other_keys_evicts_neither_a_ban_nor_an_exhausted_count() {
+    let store = Backend::builder().max_rate_limits(500).memory();
+    let policy = Policy::fixed_window("p", Quota::per_hour(2));
+    let charge = |key: &str, cost| [Charge::new(&policy, key, cost)];
+    store.ban(&charge("banned", 1), Duration::from_secs(60)).await.unwrap();
+    store.check(&charge("exhausted", 2)).await.unwrap();
+    for n in 0..20_000 {
+        store.check(&charge(&format!("flood {n}"), 1)).await.unwrap();
+    }
+    assert!(!store.peek(&charge("banned", 1)).await.unwrap().is_allowed());
+    assert!(!store.peek(&charge("exhausted", 1)).await.unwrap().is_allowed());
+
+    // A flood that exhausts what it counts fills the memory, and then new keys are refused: what that
+    // means is the layer's to say.
+    let mut refused = 0;
+    for n in 0..20_000 {
+        refused += u64::from(store.check(&charge(&format!("more {n}"), 2)).await.is_err());
+    }
+    assert!(refused > 19_000);
+    assert!(!store.peek(&charge("banned", 1)).await.unwrap().is_allowed());
+    assert!(!store.peek(&charge("exhausted", 1)).await.unwrap().is_allowed());
+}
+
+#[tokio::test]
+async fn what_a_full_memory_refuses_is_charged_to_none() {
+    let store = Backend::builder().max_rate_limits(4).memory();
+    let (wide, narrow) = (
+        Policy::fixed_window("w", Quota::per_hour(9)),
+        Policy::fixed_window("n", Quota::per_hour(1)),
+    );
+    store.check(&[Charge::new(&wide, "held", 1)]).await.unwrap();
+    for n in 0..3 {
+        store.check(&[Charge::new(&narrow, format!("{n}"), 1)]).await.unwrap();
+    }
+    store.ban(&[Charge::new(&wide, "held", 1)], Duration::from_secs(60)).await.unwrap();
+    store.unban(&[Charge::new(&wide, "held", 1)]).await.unwrap();
+    store.check(&[Charge::new(&wide, "held", 7)]).await.unwrap();
+    // "held" must not make room for "new": it is charged in the same call.
+    store
+        .check(&[Charge::new(&wide, "held", 1), Charge::new(&narrow, "new", 1)])
+        .await
+        .unwrap_err();
+    let held = store.peek(&[Charge::new(&wide, "held", 1)]).await.unwrap();
+    assert_eq!(held.outcomes()[0].remaining, 1);
+}
+
+#[tokio::test]
+async fn each_verb_is_one_round_trip_for_any_number_of_policies() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let backend = Backend::redis(proxy.url()).await.unwrap();
+    let charges: Vec<Charge> = rules()
+        .into_iter()
+        .enumerate()
+        .map(|(n, rule)| {
+            Charge::new(&Policy::new(&format!("p{n}"), rule).unwrap(), format!("k{n}"), 1)
+        })
+        .collect();
+    let minute = Duration::from_secs(60);
+    for turn in 0..2 {
+        // The first time a server is sent each script by its text.
+        let most = if turn == 0 { 2 } else { 1 };
+        let turns = [
+            proxy.turns_of(async { backend.check(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.peek(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.charge(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.refund(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.renew(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.reset(&charges).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.ban(&charges, minute).await.unwrap() }).await.1,
+            proxy.turns_of(async { backend.unban(&charges).await.unwrap() }).await.1,
+        ];
+        assert!(turns.iter().all(|turns| (1..=most).contains(turns)), "{turns:?}");
+    }
+}
+
+fn rules() -> [Rule; 6] {
+    let quota = Quota::per_minute(100);
+    [
+        Rule::gcra(quota).unwrap(),
+        Rule::token_bucket(quota).unwrap(),
+        Rule::fixed_window(quota).unwrap(),
+        Rule::sliding_window(quota).unwrap(),
+        Rule::sliding_log(quota).unwrap(),
+        Rule::concurrency(100).unwrap(),
+    ]
+}
+
+#[tokio::test]
+async fn a_key_takes_no_more_memory_than_stated() {
+    let redis = RedisServer::start();
+    let backend = Backend::builder().prefix(PREFIX).redis(redis.url()).await.unwrap();
+    let mut sizes = Vec::new();
+    for rule in rules() {
+        let policy = Policy::new("api", rule).unwrap();
+        let times = if matches!(rule, Rule::Concurrency(_)) { 20 } else { 100 };
+        for _ in 0..times {
+            backend.check(&[Charge::new(&policy, "u:0123456789abcdef", 1)]).await.unwrap();
+        }
+        let name = rule.algorithm();
+        let key = format!("{PREFIX}:limit:{{u:0123456789abcdef}}:api:{name}");
+        let used = redis.command(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]).int();
+        sizes.push((name, used - key.len() as i64));
+        assert!(redis.command(&["PTTL", &key]).int() > 0, "{key}");
+    }
+    // Beside the name of the key.
+    let stated = [72, 96, 96, 96, 1_250, 700];
+    for ((name, used), stated) in sizes.iter().zip(stated) {
+        assert!(*used <= stated, "{name}: {used} of {stated} bytes; all: {sizes:?}");
+    }
+}
+
+/// Two keys on different servers of a cluster.
+fn two_policies() -> [Policy; 2] {
+    let wide = Policy::fixed_window("wide", Quota::per_hour(100));
+    [wide, Policy::fixed_window("narrow", Quota::per_hour(2))]
+}
+
+#[tokio::test]
+async fn in_a_cluster_what_a_later_key_denies_is_given_back() {
+    let cluster = RedisCluster::start();
+    let backend = Backend::builder()
+        .prefix(PREFIX)
+        .deadline(Duration::from_secs(10))
+        .redis(cluster.url())
+        .await
+        .unwrap();
+    let [wide, narrow] = two_policies();
+    let charges = |n: u32| [Charge::new(&wide, "all", 1), Charge::new(&narrow, format!("{n}"), 60)];
+    // The narrow one is asked first, and denies: nothing is taken of the wide one.
+    let verdict = backend.check(&charges(0)).await.unwrap();
+    assert!(!verdict.is_allowed());
+    assert_eq!(verdict.outcomes()[0].remaining, 100);
+    // Here the wide one denies, after the narrow one was charged.
+    for n in 0..8 {
+        let both = [Charge::new(&wide, "all", 101), Charge::new(&narrow, format!("{n}"), 1)];
+        let verdict = backend.check(&both).await.unwrap();
+        assert!(!verdict.is_allowed() && verdict.outcomes()[1].allowed);
+        assert_eq!(verdict.outcomes()[1].remaining, 2, "it was given back");
+        assert_eq!(verdict.outcomes()[1].receipt, 0);
+        let peeked = backend.peek(&both).await.unwrap();
+        assert_eq!(peeked.outcomes()[1].remaining, 2);
+    }
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_single_slot_decides_different_keys_in_one_step() {
+    let cluster = RedisCluster::start();
+    let builder = Backend::builder().prefix(PREFIX).deadline(Duration::from_secs(10));
+    let backend = builder.rate_limit_slots(Slots::Single).redis(cluster.url()).await.unwrap();
+    let [wide, narrow] = two_policies();
+    for n in 0..8 {
+        let both =
+            [Charge::new(&wide, format!("{n}"), 1), Charge::new(&narrow, format!("x{n}"), 1)];
+        assert!(backend.check(&both).await.unwrap().is_allowed());
+    }
+    let mut keys = Vec::new();
+    cluster.each_master(|master| keys.push(master.command(&["KEYS", "*"]).texts().len()));
+    keys.sort_unstable();
+    assert_eq!(keys, [0, 0, 16]);
+}

@@ -1,0 +1,268 @@
+//! Random histories, replayed on a store and on the naive model: every reply has to agree.
+
+use crate::{
+    harness::{Harness, PREFIX},
+    rate_limit_tests::naive::{Known, Naive, Said},
+    support::resp::RespClient,
+};
+use std::time::Duration;
+use towerkeep::rate_limit::{Charge, Outcome, Policy, RateLimitStore};
+
+/// Numbers that look random and are the same in every run of one seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        // xorshift64*
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16) % bound
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// A policy on one key, and what the model knows of it.
+struct Subject {
+    naive: Naive,
+    policy: Policy,
+    key: String,
+    known: Known,
+    /// What was charged and not refunded yet.
+    receipts: Vec<(u64, u64)>,
+}
+
+impl Subject {
+    fn charge(&self, cost: u64) -> Charge {
+        Charge::new(&self.policy, self.key.as_str(), cost)
+    }
+}
+
+/// Replays `steps` steps on the store. A failure names the seed, which repeats it.
+pub(crate) async fn replay(harness: &Harness, steps: u64, seed: u64) {
+    let mut dice = Dice(seed);
+    let mut client = harness.server().map(|server| server.client());
+    let mut done = 0;
+    for round in 0.. {
+        if done >= steps {
+            return;
+        }
+        let mut subjects = subjects(&mut dice, round);
+        for _ in 0..steps.min(250) {
+            done += 1;
+            pass_time(harness, client.as_mut(), &mut dice, &mut subjects).await;
+            step(harness, &mut dice, &mut subjects, &format!("seed {seed}, step {done}")).await;
+        }
+        every_key_has_a_ttl(harness);
+    }
+}
+
+fn subjects(dice: &mut Dice, round: u64) -> Vec<Subject> {
+    let count = 1 + dice.below(4);
+    let subjects = (0..count).map(|n| {
+        let algorithm = dice.below(7) as usize;
+        let limit = dice.one(&[1, 2, 3, 7, 10, 20, 100]);
+        let ms = dice.one(&[100, 1_000, 1_500, 60_000, 3_600_000, 86_400_000]);
+        let burst = dice.one(&[limit, 1, 5, 30]);
+        let (naive, policy) = Naive::make(algorithm, &format!("p{n}"), limit, ms, burst);
+        let policy = if dice.below(5) == 0 { policy.shadow() } else { policy };
+        let key = format!("{round}-{}", dice.below(2));
+        Subject { naive, policy, key, known: Known::default(), receipts: Vec::new() }
+    });
+    subjects.collect()
+}
+
+async fn pass_time(
+    harness: &Harness,
+    mut client: Option<&mut RespClient>,
+    dice: &mut Dice,
+    subjects: &mut [Subject],
+) {
+    let longest = subjects.iter().map(|subject| subject.naive.longest()).max().unwrap_or(1) as u64;
+    let by = match dice.below(12) {
+        0..4 => 0,
+        4 | 5 => dice.below(2_000),
+        6 | 7 => dice.below(300_000),
+        8 => dice.below(3_000_000),
+        9 => dice.below(longest / 3 + 1),
+        10 if dice.below(4) == 0 => dice.below(longest * 2),
+        _ => 1,
+    };
+    harness.clock.advance(Duration::from_micros(by));
+    match dice.below(200) {
+        0..6 => harness.clock.set_back(Duration::from_micros(dice.below(50_000))),
+        6 => harness.clock.set_back(Duration::from_micros(dice.below(longest * 3))),
+        _ => {}
+    }
+    // What has ended stays gone, though the clock went back later: in the model, in memory, where a
+    // look drops it, and in Redis, whose own time does not pass here.
+    let now = now(harness);
+    for subject in subjects {
+        if subject.naive.sweep(&mut subject.known, now) {
+            harness.peek(&[subject.charge(0)]).await.unwrap();
+            if let Some(client) = &mut client {
+                let (key, policy) = (&subject.key, subject.policy.name());
+                let algorithm = subject.policy.rule().algorithm();
+                client.command(&["DEL", &format!("{PREFIX}:limit:{{{key}}}:{policy}:{algorithm}")]);
+            }
+        }
+    }
+}
+
+async fn step(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject], context: &str) {
+    match dice.below(20) {
+        0..2 => settle(harness, dice, subjects, context).await,
+        2 => settle_leases(harness, dice, subjects, context).await,
+        3 => forget_or_ban(harness, dice, subjects, context).await,
+        verb => decide(harness, dice, subjects, verb, context).await,
+    }
+}
+
+async fn decide(
+    harness: &Harness,
+    dice: &mut Dice,
+    subjects: &mut [Subject],
+    verb: u64,
+    context: &str,
+) {
+    let now = now(harness);
+    let mut asked: Vec<(usize, Charge)> = Vec::new();
+    for at in 0..subjects.len() {
+        // Now and then a policy is charged twice in one call, or not at all.
+        for _ in 0..dice.one(&[1, 1, 1, 1, 0, 2]) {
+            let most = subjects[at].naive.most();
+            let cost = dice.one(&[1, 1, 1, 1, 2, 3, 0, 5, most, most + 1, u64::MAX]);
+            asked.push((at, subjects[at].charge(cost)));
+        }
+    }
+    let charges: Vec<Charge> = asked.iter().map(|(_, charge)| charge.clone()).collect();
+    let verdict = match verb {
+        4 | 5 => harness.peek(&charges).await,
+        6 | 7 => harness.charge(&charges).await,
+        _ => harness.check(&charges).await,
+    };
+    let outcomes = verdict.unwrap().outcomes().to_vec();
+
+    // What is charged twice is charged once, with the sum; a lease is the first one's.
+    let mut merged: Vec<(usize, u64, u64)> = Vec::new();
+    for (at, charge) in &asked {
+        match merged.iter_mut().find(|(other, ..)| other == at) {
+            Some((_, cost, _)) => *cost = cost.saturating_add(charge.cost),
+            None => merged.push((*at, charge.cost, charge.receipt)),
+        }
+    }
+    let (peek, charge) = (matches!(verb, 4 | 5), matches!(verb, 6 | 7));
+    let mut said = Vec::new();
+    for &(at, cost, id) in &merged {
+        let subject = &mut subjects[at];
+        let mut known = subject.known.clone();
+        subject.naive.heal(&mut known, now);
+        said.push(subject.naive.say(&known, now, cost, id));
+        if !peek {
+            subject.known = known;
+        }
+    }
+    let denies = |(&(at, ..), said): (&(usize, u64, u64), &Said)| {
+        !said.allowed && !subjects[at].policy.is_shadow()
+    };
+    let all = !merged.iter().zip(&said).any(denies);
+    for (&(at, cost, id), said) in merged.iter().zip(&mut said) {
+        let subject = &mut subjects[at];
+        let told = asked.iter().position(|(other, _)| *other == at).unwrap();
+        if cost > 0 && !peek && (charge || (all && said.allowed)) {
+            let receipt = subject.naive.take(&mut subject.known, now, cost, id);
+            let after = subject.naive.say(&subject.known, now, cost, id);
+            (said.remaining, said.reset) = (after.remaining, after.reset);
+            assert_eq!(outcomes[told].receipt, receipt, "{context}: receipt of {asked:?}");
+            subject.receipts.push((cost, receipt));
+        } else {
+            assert_eq!(outcomes[told].receipt, 0, "{context}: nothing was taken of {asked:?}");
+        }
+    }
+    for ((at, charge), outcome) in asked.iter().zip(&outcomes) {
+        let place = merged.iter().position(|(other, ..)| other == at).unwrap();
+        assert_eq!(heard(outcome), said[place], "{context}: {charge:?} of verb {verb} {asked:?}");
+    }
+}
+
+async fn settle(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject], context: &str) {
+    let at = dice.below(subjects.len() as u64) as usize;
+    let subject = &mut subjects[at];
+    let Some(last) = subject.receipts.len().checked_sub(1) else { return };
+    let (cost, receipt) = subject.receipts.swap_remove(dice.below(last as u64 + 1) as usize);
+    let charge = subject.charge(cost).with_receipt(receipt);
+    let verdict = harness.refund(std::slice::from_ref(&charge)).await.unwrap();
+    let now = now(harness);
+    subject.naive.heal(&mut subject.known, now);
+    subject.naive.give(&mut subject.known, now, cost, receipt);
+    agree(subject, now, true, &verdict.outcomes()[0], &format!("{context}: refund of {charge:?}"));
+}
+
+async fn settle_leases(
+    harness: &Harness,
+    dice: &mut Dice,
+    subjects: &mut [Subject],
+    context: &str,
+) {
+    let now = now(harness);
+    for subject in subjects.iter_mut().filter(|subject| subject.naive.is_leases()) {
+        let Some(last) = subject.receipts.len().checked_sub(1) else { continue };
+        let (_, id) = subject.receipts[dice.below(last as u64 + 1) as usize];
+        let charge = subject.charge(1).with_receipt(id);
+        let verdict = harness.renew(&[charge]).await.unwrap();
+        subject.naive.heal(&mut subject.known, now);
+        let held = subject.naive.renew(&mut subject.known, now, id);
+        agree(subject, now, held, &verdict.outcomes()[0], &format!("{context}: renewal"));
+    }
+}
+
+/// A reset, or a ban from which nothing follows but its own denial.
+async fn forget_or_ban(
+    harness: &Harness,
+    dice: &mut Dice,
+    subjects: &mut [Subject],
+    context: &str,
+) {
+    let at = dice.below(subjects.len() as u64) as usize;
+    let subject = &mut subjects[at];
+    let charge = [subject.charge(1)];
+    if dice.below(3) == 0 {
+        harness.reset(&charge).await.unwrap();
+        subject.known = Known::default();
+        return;
+    }
+    let length = Duration::from_micros(1 + dice.below(10_000_000));
+    harness.ban(&charge, length).await.unwrap();
+    let verdict = harness.check(&charge).await.unwrap();
+    let outcome = verdict.outcomes()[0];
+    assert!(outcome.banned && !outcome.allowed, "{context}: {outcome:?}");
+    assert_eq!(outcome.retry_after, Some(length), "{context}");
+    assert_eq!(verdict.is_allowed(), subject.policy.is_shadow(), "{context}");
+    subject.naive.heal(&mut subject.known, now(harness));
+    harness.unban(&charge).await.unwrap();
+}
+
+fn agree(subject: &Subject, now: i128, allowed: bool, outcome: &Outcome, context: &str) {
+    let said = subject.naive.say(&subject.known, now, 0, 0);
+    assert_eq!(heard(outcome), Said { allowed, ..said }, "{context}");
+}
+
+fn heard(outcome: &Outcome) -> Said {
+    let Outcome { allowed, remaining, reset, retry_after, .. } = *outcome;
+    Said { allowed, remaining, reset, retry: retry_after }
+}
+
+fn now(harness: &Harness) -> i128 {
+    harness.clock.now().as_micros() as i128
+}
+
+fn every_key_has_a_ttl(harness: &Harness) {
+    let Some(server) = harness.server() else { return };
+    let mut client = server.client();
+    for key in client.command(&["KEYS", "*"]).texts() {
+        assert!(client.command(&["PTTL", &key]).int() > 0, "{key} has no TTL");
+    }
+}
