@@ -5,6 +5,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
+    any::Any,
     collections::VecDeque,
     fmt,
     future::Future,
@@ -85,12 +86,16 @@ impl<B> fmt::Debug for RequestBody<B> {
     }
 }
 
+/// What goes when a body has ended.
+type Held = Option<Box<dyn Any + Send + Sync>>;
+
 pin_project! {
     /// A response's body as the client sees it: the inner service's own, bytes from memory, or what a
     /// task of ours reads from the inner service's.
     pub struct ResponseBody<B: Body> {
         #[pin]
         kind: ResponseKind<B>,
+        held: Held,
     }
 }
 
@@ -107,22 +112,22 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     /// The inner service's body, untouched.
     pub fn inner(body: B) -> Self {
-        Self { kind: ResponseKind::Inner { body } }
+        Self::of(ResponseKind::Inner { body })
     }
 
     /// Bytes from memory; they are not copied.
     pub fn full(data: impl Into<Bytes>) -> Self {
-        Self { kind: ResponseKind::Full { full: Full::new(data.into(), None) } }
+        Self::of(ResponseKind::Full { full: Full::new(data.into(), None) })
     }
 
     /// A body that has been read already, with its trailers.
     pub(crate) fn buffered(data: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { kind: ResponseKind::Full { full: Full::new(data, trailers) } }
+        Self::of(ResponseKind::Full { full: Full::new(data, trailers) })
     }
 
     /// A body of which a part has been read already: that part, then the rest.
     pub(crate) fn resumed(read: impl Into<VecDeque<Bytes>>, rest: Pin<Box<B>>) -> Self {
-        Self { kind: ResponseKind::Resumed { read: read.into(), rest } }
+        Self::of(ResponseKind::Resumed { read: read.into(), rest })
     }
 
     /// No bytes at all.
@@ -138,7 +143,17 @@ impl<B: Body> ResponseBody<B> {
         let room = Arc::new(Semaphore::new(capacity));
         let pipe =
             Pipe { items: receiver, room: room.clone(), capacity, hint, task: None, ended: false };
-        (PipeSender { items, room, capacity }, Self { kind: ResponseKind::Piped { pipe } })
+        (PipeSender { items, room, capacity }, Self::of(ResponseKind::Piped { pipe }))
+    }
+
+    /// Holds on to a guard until the body has ended, or its reader has left.
+    pub(crate) fn holding(mut self, guard: impl Any + Send + Sync) -> Self {
+        self.held = Some(Box::new(guard));
+        self
+    }
+
+    fn of(kind: ResponseKind<B>) -> Self {
+        Self { kind, held: None }
     }
 
     /// Names the task behind a piped body, so that its panic is re-raised to whoever reads it.
@@ -157,7 +172,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
+        let this = self.project();
+        let polled = match this.kind.project() {
             ResponseKindProj::Inner { body } => body.poll_frame(cx),
             ResponseKindProj::Full { full } => Poll::Ready(full.next().map(Ok)),
             ResponseKindProj::Resumed { read, rest } => match read.pop_front() {
@@ -165,7 +181,11 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 None => rest.as_mut().poll_frame(cx),
             },
             ResponseKindProj::Piped { pipe } => pipe.poll_next(cx),
+        };
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            *this.held = None;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

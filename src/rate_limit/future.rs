@@ -4,12 +4,13 @@ use crate::{
     body::ResponseBody,
     marks::UserId,
     rate_limit::{
-        by::{KeyBuilder, Missing},
+        asked::{Asked, Decided},
         headers,
+        held::HeldLeases,
         layer::{Config, OnStoreError},
         outcome::Verdict,
         rejection::Rejection,
-        status::{Asked, RateLimitStatus},
+        status::RateLimitStatus,
         store::Charge,
     },
     store::{StoreError, StoreFuture},
@@ -19,7 +20,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use smallvec::SmallVec;
 use std::{
     fmt,
     future::Future,
@@ -38,20 +38,36 @@ pin_project! {
     {
         config: Arc<Config>,
         #[pin]
-        state: State<S, Q, S::Future>,
+        state: State<S, Q, S::Future, S::Response>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, Q, F> {
+    enum State<S, Q, F, P> {
         /// The session is loaded, since a policy counts by user.
         User { lookup: StoreFuture<Option<UserId>>, call: Option<Call<S, Q>> },
         Start { call: Option<Call<S, Q>> },
-        Check { check: StoreFuture<Verdict>, asked: Asked, call: Option<Call<S, Q>> },
-        Inner { #[pin] future: F, status: Option<RateLimitStatus> },
+        Check { check: StoreFuture<Verdict>, open: Option<Open>, call: Option<Call<S, Q>> },
+        Inner { #[pin] future: F, passed: Passed },
+        /// What does not count, now that there is a response, goes back before it goes out.
+        Refund { refund: StoreFuture<Verdict>, charges: Vec<Charge>, response: Option<P>, passed: Passed },
         Rejected { rejection: Option<Rejection>, status: Option<RateLimitStatus> },
     }
+}
+
+/// A request that the store is asked about.
+struct Open {
+    asked: Asked,
+    leases: Option<HeldLeases>,
+}
+
+/// A request that was let through.
+#[derive(Default)]
+struct Passed {
+    /// What this layer said; nothing if it was not asked.
+    status: Option<RateLimitStatus>,
+    leases: Option<HeldLeases>,
 }
 
 /// The ready service and what it is to be called with.
@@ -92,22 +108,38 @@ where
                     let call = take(call);
                     match user {
                         Ok(user) => start_for(call, user),
-                        Err(error) => on_store_error(config, call, &error),
+                        Err(error) => on_store_error(config, call, None, &error),
                     }
                 }
                 StateProj::Start { call } => start(config, take(call)),
-                StateProj::Check { check, asked, call } => {
+                StateProj::Check { check, open, call } => {
                     let verdict = ready!(Pin::new(check).poll(cx));
-                    let call = take(call);
+                    let (call, open) = (take(call), open.take().expect(POLLED_ONCE));
                     match verdict {
-                        Ok(verdict) => judge(config, call, mem::take(asked), verdict),
-                        Err(error) => on_store_error(config, call, &error),
+                        Ok(verdict) => judge(config, call, open, verdict),
+                        Err(error) => on_store_error(config, call, Some(open.asked), &error),
                     }
                 }
-                StateProj::Inner { future, status } => {
-                    let mut response = ready!(future.poll(cx))?.map(ResponseBody::inner);
-                    tell(config, status.take(), &mut response);
-                    return Poll::Ready(Ok(response));
+                StateProj::Inner { future, passed } => {
+                    let response = ready!(future.poll(cx))?;
+                    let passed = mem::take(passed);
+                    match settle(config, response, passed) {
+                        Ok((response, passed)) => {
+                            return Poll::Ready(Ok(finish(config, response, passed)));
+                        }
+                        Err(refund) => refund,
+                    }
+                }
+                StateProj::Refund { refund, charges, response, passed } => {
+                    let said = ready!(Pin::new(refund).poll(cx));
+                    let mut passed = mem::take(passed);
+                    match said {
+                        Ok(said) => passed.refunded(charges, &said),
+                        // It counts then, until it comes back by itself.
+                        Err(error) => telemetry::store_failed("rate_limit", &error),
+                    }
+                    let response = response.take().expect(POLLED_ONCE);
+                    return Poll::Ready(Ok(finish(config, response, passed)));
                 }
                 StateProj::Rejected { rejection, status } => {
                     let rejection = rejection.take().expect(POLLED_ONCE);
@@ -127,7 +159,7 @@ fn take<S, Q>(call: &mut Option<Call<S, Q>>) -> Call<S, Q> {
     call.take().expect(POLLED_ONCE)
 }
 
-fn start_for<S, Q, F>(mut call: Call<S, Q>, user: Option<UserId>) -> State<S, Q, F> {
+fn start_for<S, Q, F, P>(mut call: Call<S, Q>, user: Option<UserId>) -> State<S, Q, F, P> {
     if let Some(user) = user {
         call.request.extensions_mut().insert(user);
     }
@@ -135,82 +167,151 @@ fn start_for<S, Q, F>(mut call: Call<S, Q>, user: Option<UserId>) -> State<S, Q,
 }
 
 /// Asks the store about every policy that applies.
-fn start<S, Q, F>(config: &Config, call: Call<S, Q>) -> State<S, Q, F>
+fn start<S, Q, F, P>(config: &Config, call: Call<S, Q>) -> State<S, Q, F, P>
 where
     S: Service<Request<Q>, Future = F>,
 {
     let Call { service, request } = call;
     let (parts, body) = request.into_parts();
+    let chosen = config.chosen(&parts);
     let cost = config.cost_of(&parts);
-    let mut charges = SmallVec::<[Charge; 4]>::new();
-    let mut asked = Asked::new();
-    for (at, policy) in config.policies.iter().enumerate() {
-        let mut key = KeyBuilder::default();
-        match policy.key_by().write(&parts, &mut key) {
-            Ok(()) => {
-                charges.push(Charge::new(policy, key.finish(), cost));
-                asked.push(at);
-            }
-            Err(Missing::NotApplicable) => {}
-            Err(Missing::Misconfigured(advice)) => {
-                telemetry::warn(format_args!("rate limit policy {:?}: {advice}", policy.name()));
-                return rejected(Rejection::Misconfigured { advice }, None);
-            }
+    let asked = Asked::of(config, &parts, cost);
+    let call = Call { service, request: Request::from_parts(parts, body) };
+    match (chosen, asked) {
+        (Some(true), _) => call.pass(Passed::default()),
+        (Some(false), _) => rejected(Rejection::Denied, None),
+        (None, Err((policy, advice))) => {
+            telemetry::warn(format_args!("rate limit policy {:?}: {advice}", policy.name()));
+            rejected(Rejection::Misconfigured { advice }, None)
         }
+        (None, Ok(asked)) if cost == 0 || asked.charges.is_empty() => call.pass(Passed::default()),
+        (None, Ok(asked)) => check(config, call, asked),
     }
-    let mut call = Call { service, request: Request::from_parts(parts, body) };
-    if cost == 0 || charges.is_empty() {
-        return State::Inner { future: call.service.call(call.request), status: None };
-    }
-    let check = config.store.check(&charges).within("a rate limit check", config.deadline);
-    State::Check { check, asked, call: Some(call) }
 }
 
-fn judge<S, Q, F>(
+fn check<S, Q, F, P>(config: &Config, call: Call<S, Q>, asked: Asked) -> State<S, Q, F, P> {
+    let leases = HeldLeases::of(&asked.store, &asked.charges);
+    let check = asked.store.check(&asked.charges).within("a rate limit check", config.deadline);
+    State::Check { check, open: Some(Open { asked, leases }), call: Some(call) }
+}
+
+fn judge<S, Q, F, P>(
     config: &Arc<Config>,
     mut call: Call<S, Q>,
-    asked: Asked,
+    open: Open,
     verdict: Verdict,
-) -> State<S, Q, F>
+) -> State<S, Q, F, P>
 where
     S: Service<Request<Q>, Future = F>,
 {
-    let allowed = verdict.is_allowed();
+    let (allowed, banned) = (verdict.is_allowed(), verdict.is_banned());
     telemetry::count(telemetry::RATE_LIMIT_TOTAL, if allowed { "allowed" } else { "denied" });
-    let status = RateLimitStatus::new(config.clone(), asked, verdict);
-    if !allowed {
-        let violated = status.violated().map(Into::into).collect();
-        let retry_after = status.retry_after();
-        return rejected(Rejection::Limited { violated, retry_after }, Some(status));
+    let Open { asked, leases } = open;
+    let status = RateLimitStatus::new(Decided { config: config.clone(), asked, verdict });
+    if allowed {
+        RateLimitStatus::add(call.request.extensions_mut(), &status);
+        let leases = leases.map(HeldLeases::renew);
+        return call.pass(Passed { status: Some(status), leases });
     }
-    RateLimitStatus::add(call.request.extensions_mut(), &status);
-    State::Inner { future: call.service.call(call.request), status: Some(status) }
+    if let Some(leases) = leases {
+        leases.disarm();
+    }
+    let violated = status.violated().map(Into::into).collect();
+    let retry_after = status.retry_after();
+    let rejection = if banned {
+        Rejection::Banned { violated, retry_after }
+    } else {
+        Rejection::Limited { violated, retry_after }
+    };
+    rejected(rejection, Some(status))
 }
 
-fn on_store_error<S, Q, F>(
+/// `asked` is what the store was asked, if it came to that.
+fn on_store_error<S, Q, F, P>(
     config: &Config,
-    mut call: Call<S, Q>,
+    call: Call<S, Q>,
+    asked: Option<Asked>,
     error: &StoreError,
-) -> State<S, Q, F>
+) -> State<S, Q, F, P>
 where
     S: Service<Request<Q>, Future = F>,
 {
     telemetry::store_failed("rate_limit", error);
-    match config.on_store_error {
-        OnStoreError::Allow => {
-            State::Inner { future: call.service.call(call.request), status: None }
+    match (config.on_store_error, &config.fallback, asked) {
+        (OnStoreError::Deny, ..) => rejected(Rejection::StoreUnavailable, None),
+        (OnStoreError::LocalFallback { shares }, Some(own), Some(asked))
+            if Arc::ptr_eq(&asked.store, &config.store) =>
+        {
+            check(config, call, asked.shared_among(shares, own.clone()))
         }
-        OnStoreError::Deny => rejected(Rejection::StoreUnavailable, None),
+        _ => call.pass(Passed::default()),
     }
 }
 
-fn rejected<S, Q, F>(rejection: Rejection, status: Option<RateLimitStatus>) -> State<S, Q, F> {
+fn rejected<S, Q, F, P>(
+    rejection: Rejection,
+    status: Option<RateLimitStatus>,
+) -> State<S, Q, F, P> {
     State::Rejected { rejection: Some(rejection), status }
+}
+
+/// The response, unless something that was charged does not count.
+#[allow(clippy::result_large_err)] // the error is the next state, and no failure
+fn settle<S, Q, F, R>(
+    config: &Config,
+    response: Response<R>,
+    passed: Passed,
+) -> Result<(Response<R>, Passed), State<S, Q, F, Response<R>>> {
+    let Some(decided) = passed.status.as_ref().and_then(RateLimitStatus::last) else {
+        return Ok((response, passed));
+    };
+    if !decided.counts_later() {
+        return Ok((response, passed));
+    }
+    let (parts, body) = response.into_parts();
+    let charges = decided.to_refund(&parts);
+    let store = decided.asked.store.clone();
+    let response = Response::from_parts(parts, body);
+    if charges.is_empty() {
+        return Ok((response, passed));
+    }
+    let refund = store.refund(&charges).within("a rate limit refund", config.deadline);
+    Err(State::Refund { refund, charges, response: Some(response), passed })
+}
+
+fn finish<R: Body<Data = Bytes>>(
+    config: &Config,
+    response: Response<R>,
+    passed: Passed,
+) -> Response<ResponseBody<R>> {
+    let Passed { status, leases } = passed;
+    let mut response = response.map(ResponseBody::inner);
+    tell(config, status, &mut response);
+    match leases {
+        Some(leases) => response.map(|body| body.holding(leases)),
+        None => response,
+    }
 }
 
 fn tell<B>(config: &Config, status: Option<RateLimitStatus>, response: &mut Response<B>) {
     if let Some(status) = status {
-        headers::write(config.headers, status.pairs(), response.headers_mut());
+        headers::write(config.headers, status.told(), response.headers_mut());
+    }
+}
+
+impl Passed {
+    fn refunded(&mut self, charges: &[Charge], said: &Verdict) {
+        let decided = self.status.as_ref().and_then(RateLimitStatus::last);
+        self.status = decided.map(|decided| RateLimitStatus::new(decided.refunded(charges, said)));
+    }
+}
+
+impl<S, Q> Call<S, Q> {
+    fn pass<F, P>(mut self, passed: Passed) -> State<S, Q, F, P>
+    where
+        S: Service<Request<Q>, Future = F>,
+    {
+        State::Inner { future: self.service.call(self.request), passed }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     problem::whole_seconds,
-    rate_limit::{layer::Headers, outcome::Outcome, policy::Policy, rule::Rule},
+    rate_limit::{layer::Headers, outcome::Outcome, rule::Rule},
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{fmt::Write, time::Duration};
@@ -13,10 +13,10 @@ const LEGACY_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Adds what the policies said. What a rate limit further in has added already stays.
+/// Adds what the policies said: their names, the rules that held for the request, and the outcomes. What a rate limit further in has added already stays.
 pub(crate) fn write<'a>(
     style: Headers,
-    said: impl Iterator<Item = (&'a Policy, &'a Outcome)> + Clone,
+    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)> + Clone,
     headers: &mut HeaderMap,
 ) {
     if matches!(style, Headers::Draft | Headers::Both) {
@@ -28,18 +28,20 @@ pub(crate) fn write<'a>(
 }
 
 /// Lists of Strings with parameters, after draft-ietf-httpapi-ratelimit-headers-10.
-fn write_draft<'a>(said: impl Iterator<Item = (&'a Policy, &'a Outcome)>, headers: &mut HeaderMap) {
+fn write_draft<'a>(
+    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)>,
+    headers: &mut HeaderMap,
+) {
     let (mut policies, mut limits) = (String::new(), String::new());
-    for (policy, outcome) in said {
+    for (name, rule, outcome) in said {
         let comma = if policies.is_empty() { "" } else { ", " };
-        let (name, rule) = (policy.name(), policy.rule());
         // Writing to a String cannot fail.
         let _ = write!(policies, "{comma}\"{name}\";q={}", rule.limit());
         if let Some(window) = rule.window() {
             let _ = write!(policies, ";w={}", whole_seconds(window));
         }
         let _ = write!(limits, "{comma}\"{name}\";r={}", outcome.remaining);
-        if let Some(wait) = until_more(policy, outcome) {
+        if let Some(wait) = until_more(rule, outcome) {
             let _ = write!(limits, ";t={}", whole_seconds(wait));
         }
     }
@@ -48,14 +50,14 @@ fn write_draft<'a>(said: impl Iterator<Item = (&'a Policy, &'a Outcome)>, header
 }
 
 /// How long until there is more: `None` when there is nothing more to come.
-fn until_more(policy: &Policy, outcome: &Outcome) -> Option<Duration> {
+fn until_more(rule: Rule, outcome: &Outcome) -> Option<Duration> {
     if !outcome.allowed {
         return outcome.retry_after;
     }
     if outcome.reset.is_zero() {
         return None;
     }
-    match policy.rule() {
+    match rule {
         Rule::Gcra(rule) => Some(next(outcome.reset, rule.interval())),
         Rule::TokenBucket(rule) => Some(next(outcome.reset, rule.interval())),
         // Nobody knows when a lease is given back.
@@ -73,17 +75,17 @@ fn next(reset: Duration, interval: Duration) -> Duration {
 
 /// The de-facto headers, for the policy with the least left.
 fn write_legacy<'a>(
-    said: impl Iterator<Item = (&'a Policy, &'a Outcome)>,
+    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)>,
     headers: &mut HeaderMap,
 ) {
-    let Some((policy, outcome)) = said.min_by_key(|(_, outcome)| outcome.remaining) else {
+    let Some((_, rule, outcome)) = said.min_by_key(|(.., outcome)| outcome.remaining) else {
         return;
     };
     let told = headers.get(LEGACY_REMAINING).and_then(|value| value.to_str().ok()?.parse().ok());
     if told.is_some_and(|told: u64| told <= outcome.remaining) {
         return;
     }
-    headers.insert(LEGACY_LIMIT, HeaderValue::from(policy.rule().limit()));
+    headers.insert(LEGACY_LIMIT, HeaderValue::from(rule.limit()));
     headers.insert(LEGACY_REMAINING, HeaderValue::from(outcome.remaining));
     headers.insert(LEGACY_RESET, HeaderValue::from(whole_seconds(outcome.reset)));
 }
@@ -100,10 +102,10 @@ mod tests {
     use crate::rate_limit::Quota;
 
     fn written(style: Headers, remaining: u64, reset_ms: u64) -> HeaderMap {
-        let policy = Policy::gcra("burst", Quota::per_second(20).burst(40));
+        let rule = Rule::gcra(Quota::per_second(20).burst(40)).unwrap();
         let outcome = Outcome::from_micros(true, remaining, reset_ms * 1_000, Some(0));
         let mut headers = HeaderMap::new();
-        write(style, [(&policy, &outcome)].into_iter(), &mut headers);
+        write(style, [("burst", rule, &outcome)].into_iter(), &mut headers);
         headers
     }
 
@@ -118,22 +120,22 @@ mod tests {
 
     #[test]
     fn t_is_when_there_is_more_not_when_there_is_all() {
-        let policy = Policy::gcra("slow", Quota::per_minute(6));
+        let rule = Rule::gcra(Quota::per_minute(6)).unwrap();
         let outcome = Outcome::from_micros(true, 3, 25_000_000, Some(0));
-        assert_eq!(until_more(&policy, &outcome), Some(Duration::from_secs(5)));
+        assert_eq!(until_more(rule, &outcome), Some(Duration::from_secs(5)));
         let outcome = Outcome::from_micros(true, 4, 20_000_000, Some(0));
-        assert_eq!(until_more(&policy, &outcome), Some(Duration::from_secs(10)));
+        assert_eq!(until_more(rule, &outcome), Some(Duration::from_secs(10)));
     }
 
     #[test]
     fn the_legacy_headers_tell_of_the_tightest_policy_of_all_layers() {
         let mut headers = written(Headers::Legacy, 39, 50);
         assert_eq!(headers[LEGACY_REMAINING], "39");
-        let policy = Policy::gcra("daily", Quota::per_day(10));
+        let rule = Rule::gcra(Quota::per_day(10)).unwrap();
         let said = |remaining| Outcome::from_micros(true, remaining, 1, Some(0));
-        write(Headers::Legacy, [(&policy, &said(50))].into_iter(), &mut headers);
+        write(Headers::Legacy, [("daily", rule, &said(50))].into_iter(), &mut headers);
         assert_eq!(headers[LEGACY_REMAINING], "39");
-        write(Headers::Legacy, [(&policy, &said(7))].into_iter(), &mut headers);
+        write(Headers::Legacy, [("daily", rule, &said(7))].into_iter(), &mut headers);
         assert_eq!(
             (&headers[LEGACY_REMAINING], &headers[LEGACY_LIMIT]),
             (&"7".parse().unwrap(), &"10".parse().unwrap())

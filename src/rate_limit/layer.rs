@@ -2,7 +2,10 @@
 
 use crate::{
     problem,
-    rate_limit::{policy::Policy, rejection::Rejection, service::RateLimit, store::RateLimitStore},
+    rate_limit::{
+        memory::MemoryStore, policy::Policy, rejection::Rejection, service::RateLimit,
+        store::RateLimitStore,
+    },
 };
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
@@ -23,12 +26,17 @@ pub(crate) struct Config {
     pub(crate) store: Arc<dyn RateLimitStore>,
     pub(crate) policies: Vec<Policy>,
     pub(crate) cost: Option<Arc<Cost>>,
+    pub(crate) allow: Option<Arc<Chosen>>,
+    pub(crate) deny: Option<Arc<Chosen>>,
     pub(crate) headers: Headers,
     pub(crate) on_store_error: OnStoreError,
+    /// Counts while the store fails, if the policy is to have some.
+    pub(crate) fallback: Option<Arc<MemoryStore>>,
     pub(crate) deadline: Duration,
     pub(crate) rejection: problem::Rejection<Rejection>,
 }
 
+type Chosen = dyn Fn(&Parts) -> bool + Send + Sync;
 type Cost = dyn Fn(&Parts) -> u64 + Send + Sync;
 
 /// Which headers tell a client where it stands.
@@ -55,6 +63,12 @@ pub enum OnStoreError {
     Allow,
     /// It is answered with 503 and `Retry-After`: for limits that guard against guessing.
     Deny,
+    /// It is counted in this process's own memory, as one of so many equal shares of each limit: about
+    /// the number of processes. When the store is back, its counts go on where they were.
+    LocalFallback {
+        /// 1 to 1,000; a share is at least 1.
+        shares: u32,
+    },
 }
 
 impl RateLimitLayer {
@@ -64,8 +78,11 @@ impl RateLimitLayer {
             store: Arc::new(store),
             policies: vec![policy],
             cost: None,
+            allow: None,
+            deny: None,
             headers: Headers::default(),
             on_store_error: OnStoreError::default(),
+            fallback: None,
             deadline: Duration::from_millis(100),
             rejection: problem::Rejection::default(),
         };
@@ -93,6 +110,17 @@ impl RateLimitLayer {
         self.with(|config| config.cost = Some(Arc::new(cost)))
     }
 
+    /// Requests that are let through uncounted: of a health check, or of a network of one's own. A
+    /// request that is denied by [`deny`](RateLimitLayer::deny) is not among them. Default: none.
+    pub fn allow(self, chosen: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.allow = Some(Arc::new(chosen)))
+    }
+
+    /// Requests that are answered with 403, without asking the store. Default: none.
+    pub fn deny(self, chosen: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|config| config.deny = Some(Arc::new(chosen)))
+    }
+
     /// Which headers tell the client where it stands. Default: [`Headers::Draft`].
     pub fn headers(self, headers: Headers) -> Self {
         self.with(|config| config.headers = headers)
@@ -100,7 +128,11 @@ impl RateLimitLayer {
 
     /// What happens when the store fails or is too slow. Default: [`OnStoreError::Allow`].
     pub fn on_store_error(self, policy: OnStoreError) -> Self {
-        self.with(|config| config.on_store_error = policy)
+        self.with(|config| {
+            config.on_store_error = policy;
+            let counts = matches!(policy, OnStoreError::LocalFallback { .. });
+            config.fallback = counts.then(Arc::default);
+        })
     }
 
     /// How long a request waits for the store at most. The store's own deadline (250 ms unless the
@@ -131,6 +163,15 @@ impl Config {
             Some(cost) => cost(request),
             None => u64::from(request.method != Method::OPTIONS),
         }
+    }
+
+    /// Whether the request is let through or denied without being counted; `None` if it is counted.
+    pub(crate) fn chosen(&self, request: &Parts) -> Option<bool> {
+        let is_in = |list: &Option<Arc<Chosen>>| list.as_ref().is_some_and(|list| list(request));
+        if is_in(&self.deny) {
+            return Some(false);
+        }
+        is_in(&self.allow).then_some(true)
     }
 
     pub(crate) fn needs_user(&self) -> bool {

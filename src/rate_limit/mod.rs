@@ -82,12 +82,15 @@
 //! a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
 //! forge another.
 
+mod admin;
 mod algorithm;
+mod asked;
 pub mod by;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
 mod headers;
+mod held;
 mod layer;
 mod memory;
 mod outcome;
@@ -115,7 +118,7 @@ pub use self::{
     outcome::{Outcome, Verdict},
     policy::Policy,
     quota::{Quota, QuotaError},
-    rejection::Rejection,
+    rejection::{Rejection, grpc},
     rule::Rule,
     service::RateLimit,
     slots::Slots,

@@ -1,10 +1,14 @@
 //! A named limit: how much, by which algorithm, and per what.
 
-use crate::rate_limit::{
-    by::{self, KeyBy},
-    quota::{Quota, QuotaError},
-    rule::Rule,
+use crate::{
+    rate_limit::{
+        by::{self, KeyBy},
+        quota::{Quota, QuotaError},
+        rule::Rule,
+    },
+    telemetry,
 };
+use http::{request, response};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// Longest name of a policy: it is part of every key and every response.
@@ -25,7 +29,12 @@ pub struct Policy {
     rule: Rule,
     key: Arc<dyn KeyBy>,
     shadow: bool,
+    quota: Option<Arc<QuotaOf>>,
+    counts: Option<Arc<Counts>>,
 }
+
+type QuotaOf = dyn Fn(&request::Parts) -> Option<Quota> + Send + Sync;
+type Counts = dyn Fn(&response::Parts) -> bool + Send + Sync;
 
 impl Policy {
     /// A limit by this rule, for names and quotas that are not known before run time.
@@ -40,7 +49,8 @@ impl Policy {
                 "the policy name {name:?} is not 1 to {MAX_NAME} characters of A-Z a-z 0-9 - _ ."
             )));
         }
-        Ok(Self { name: name.into(), rule, key: Arc::new(by::ip()), shadow: false })
+        let key = Arc::new(by::ip());
+        Ok(Self { name: name.into(), rule, key, shadow: false, quota: None, counts: None })
     }
 
     /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
@@ -117,6 +127,45 @@ impl Policy {
         self
     }
 
+    /// Gives each request a quota of its own, such as that of its tenant's plan; `None` is the policy's
+    /// own. A quota that the algorithm cannot count is logged, and the policy's own is in its place.
+    /// Default: the policy's own for all.
+    ///
+    /// # Panics
+    ///
+    /// On a concurrency policy, which has no quota.
+    pub fn quota_with(
+        mut self,
+        quota: impl Fn(&request::Parts) -> Option<Quota> + Send + Sync + 'static,
+    ) -> Self {
+        assert!(
+            !self.rule.is_concurrency(),
+            "a concurrency limit has no quota; leave quota_with out"
+        );
+        self.quota = Some(Arc::new(quota));
+        self
+    }
+
+    /// Counts only requests with such a response: failed logins, say. Each is charged *before* the
+    /// handler runs, and those that do not count are refunded before their response goes out, in a
+    /// round trip more; so a thousand guesses at a time are no way around the limit. One whose client
+    /// leaves before the response counts. Default: every request counts.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use towerkeep::rate_limit::{Policy, Quota};
+    ///
+    /// let login = Policy::sliding_log("login", Quota::per_minute(5))
+    ///     .count_if(|response| response.status == StatusCode::UNAUTHORIZED);
+    /// ```
+    pub fn count_if(
+        mut self,
+        counts: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.counts = Some(Arc::new(counts));
+        self
+    }
+
     /// Counts and reports, and denies nothing: to try a limit before it is in force. Default: no.
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
@@ -139,6 +188,26 @@ impl Policy {
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.shadow
+    }
+
+    /// The rule for this request.
+    pub(crate) fn rule_for(&self, request: &request::Parts) -> Rule {
+        let Some(quota) = self.quota.as_ref().and_then(|quota| quota(request)) else {
+            return self.rule;
+        };
+        self.rule.with_quota(quota).unwrap_or_else(|error| {
+            telemetry::warn(format_args!("rate limit policy {:?}: {error}", self.name));
+            self.rule
+        })
+    }
+
+    /// Whether what was charged is looked at again once there is a response.
+    pub(crate) fn is_counted_later(&self) -> bool {
+        self.counts.is_some()
+    }
+
+    pub(crate) fn counts(&self, response: &response::Parts) -> bool {
+        self.counts.as_ref().is_none_or(|counts| counts(response))
     }
 
     pub(crate) fn key_by(&self) -> &dyn KeyBy {

@@ -1,7 +1,8 @@
 //! Why the rate limit did not let a request through.
 
 use crate::problem::Problem;
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Map, Value, json};
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -17,6 +18,15 @@ pub enum Rejection {
         /// When the same request would be let through; `None` if never.
         retry_after: Option<Duration>,
     },
+    /// 429: the key is banned under at least one policy.
+    Banned {
+        /// The policies under which it is.
+        violated: Vec<Arc<str>>,
+        /// When the ban has ended.
+        retry_after: Option<Duration>,
+    },
+    /// 403: the layer's [deny list](crate::rate_limit::RateLimitLayer::deny) has the request.
+    Denied,
     /// 503: the store could not decide, and the layer denies then.
     StoreUnavailable,
     /// 500: the request has no key because of how the server is set up.
@@ -31,7 +41,8 @@ impl Rejection {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limited { .. } | Self::Banned { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -44,6 +55,10 @@ impl fmt::Display for Rejection {
             Self::Limited { violated, .. } => {
                 write!(f, "too many requests under {}", violated.join(", "))
             }
+            Self::Banned { violated, .. } => {
+                write!(f, "denied for a time under {}", violated.join(", "))
+            }
+            Self::Denied => f.write_str("requests like this one are denied"),
             Self::StoreUnavailable => f.write_str("the rate limit cannot be checked right now"),
             Self::Misconfigured { advice } => f.write_str(advice),
         }
@@ -62,7 +77,10 @@ impl Problem for Rejection {
             Self::Limited { .. } => {
                 "https://iana.org/assignments/http-problem-types#quota-exceeded"
             }
-            Self::StoreUnavailable | Self::Misconfigured { .. } => "about:blank",
+            Self::Banned { .. } => {
+                "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
+            }
+            Self::Denied | Self::StoreUnavailable | Self::Misconfigured { .. } => "about:blank",
         }
     }
 
@@ -71,6 +89,10 @@ impl Problem for Rejection {
             Self::Limited { .. } => {
                 "Request cannot be satisfied as assigned quota has been exceeded"
             }
+            Self::Banned { .. } => {
+                "Request not satisfied due to detection of abnormal request pattern"
+            }
+            Self::Denied => "Forbidden",
             Self::StoreUnavailable => "Service Unavailable",
             Self::Misconfigured { .. } => "Internal Server Error",
         }
@@ -78,16 +100,45 @@ impl Problem for Rejection {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Limited { retry_after, .. } => *retry_after,
+            Self::Limited { retry_after, .. } | Self::Banned { retry_after, .. } => *retry_after,
             Self::StoreUnavailable => Some(Duration::from_secs(1)),
-            Self::Misconfigured { .. } => None,
+            Self::Denied | Self::Misconfigured { .. } => None,
         }
     }
 
     fn extend(&self, members: &mut Map<String, Value>) {
-        if let Self::Limited { violated, .. } = self {
+        if let Self::Limited { violated, .. } | Self::Banned { violated, .. } = self {
             let names: Vec<&str> = violated.iter().map(|name| &**name).collect();
             members.insert("violated-policies".into(), json!(names));
         }
     }
+}
+
+/// A rejection in the words of gRPC, for [`RateLimitLayer::rejection`]: status 200 and trailers alone,
+/// with `RESOURCE_EXHAUSTED` (8), `PERMISSION_DENIED` (7), `UNAVAILABLE` (14) or `INTERNAL` (13).
+///
+/// ```
+/// # use towerkeep::{Backend, rate_limit::{self, Policy, Quota, RateLimitLayer}};
+/// let limit = RateLimitLayer::new(Backend::memory(), Policy::gcra("calls", Quota::per_second(20)))
+///     .rejection(rate_limit::grpc);
+/// ```
+///
+/// [`RateLimitLayer::rejection`]: crate::rate_limit::RateLimitLayer::rejection
+#[must_use]
+pub fn grpc(rejection: &Rejection) -> Response<Bytes> {
+    let code = match rejection {
+        Rejection::Limited { .. } | Rejection::Banned { .. } => "8",
+        Rejection::Denied => "7",
+        Rejection::StoreUnavailable => "14",
+        Rejection::Misconfigured { .. } => "13",
+    };
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from_static(code));
+    // The texts are of this crate and of policies' names: plain ASCII without a percent sign.
+    if let Ok(message) = HeaderValue::try_from(rejection.to_string()) {
+        headers.insert(HeaderName::from_static("grpc-message"), message);
+    }
+    response
 }

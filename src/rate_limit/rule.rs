@@ -9,6 +9,9 @@ use crate::rate_limit::{
 };
 use std::time::Duration;
 
+/// More shares than these are these: their products stay below 2^64.
+const MOST_SHARES: u32 = 1_000;
+
 /// The algorithm of a policy, with its numbers.
 ///
 /// | | admits at most | state of a key |
@@ -118,6 +121,39 @@ impl Rule {
         }
     }
 
+    /// The same algorithm for another quota.
+    ///
+    /// # Errors
+    ///
+    /// Where the algorithm's own constructor returns one; a concurrency rule has no quota.
+    pub fn with_quota(self, quota: Quota) -> Result<Self, QuotaError> {
+        match self {
+            Self::Gcra(_) => Self::gcra(quota),
+            Self::TokenBucket(_) => Self::token_bucket(quota),
+            Self::FixedWindow(rule) if rule.is_aligned() => Self::aligned_window(quota),
+            Self::FixedWindow(_) => Self::fixed_window(quota),
+            Self::SlidingWindow(_) => Self::sliding_window(quota),
+            Self::SlidingLog(_) => Self::sliding_log(quota),
+            Self::Concurrency(_) => Err(QuotaError(
+                "a concurrency limit has no quota a period; leave quota_with out".into(),
+            )),
+        }
+    }
+
+    /// One of `shares` equal shares, at least 1: for a store in memory, where numbers may be larger
+    /// than in Lua.
+    pub(crate) fn share(self, shares: u32) -> Self {
+        let shares = u64::from(shares.clamp(1, MOST_SHARES));
+        match self {
+            Self::Gcra(rule) => Self::Gcra(rule.share(shares)),
+            Self::TokenBucket(rule) => Self::TokenBucket(rule.share(shares)),
+            Self::FixedWindow(rule) => Self::FixedWindow(rule.share(shares)),
+            Self::SlidingWindow(rule) => Self::SlidingWindow(rule.share(shares)),
+            Self::SlidingLog(rule) => Self::SlidingLog(rule.share(shares)),
+            Self::Concurrency(rule) => Self::Concurrency(rule.share(shares)),
+        }
+    }
+
     /// The most that may come at once.
     #[must_use]
     pub fn limit(self) -> u64 {
@@ -147,6 +183,14 @@ impl Rule {
             Self::SlidingWindow(_) => "sliding_window",
             Self::SlidingLog(_) => "sliding_log",
             Self::Concurrency(_) => "concurrency",
+        }
+    }
+
+    /// How long a lease lasts, where there is one.
+    pub(crate) fn lease_length(self) -> Option<Duration> {
+        match self {
+            Self::Concurrency(rule) => Some(rule.lease()),
+            _ => None,
         }
     }
 

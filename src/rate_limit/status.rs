@@ -1,44 +1,32 @@
 //! What the rate limits said, for handlers.
 
-use crate::rate_limit::{
-    layer::Config,
-    outcome::{Outcome, Verdict},
-    policy::Policy,
+use crate::{
+    rate_limit::{
+        asked::Decided,
+        outcome::Outcome,
+        policy::Policy,
+        rule::Rule,
+        store::{Charge, RateLimitStore},
+    },
+    store::StoreError,
 };
 use http::Extensions;
 use smallvec::SmallVec;
 use std::{fmt, sync::Arc, time::Duration};
-
-/// The places of the policies that were asked, in the layer's list.
-pub(crate) type Asked = SmallVec<[usize; 4]>;
 
 /// What every rate limit on a request's way said, in the request's extensions and, with the feature
 /// `axum`, an extractor. Without a rate limit around the handler it is empty.
 #[derive(Clone, Default)]
 pub struct RateLimitStatus(SmallVec<[Arc<Decided>; 1]>);
 
-/// What one layer decided.
-struct Decided {
-    config: Arc<Config>,
-    asked: Asked,
-    verdict: Verdict,
-}
-
-impl Decided {
-    fn pairs(&self) -> impl Iterator<Item = (&Policy, &Outcome)> + Clone {
-        let policies = self.asked.iter().map(|&at| &self.config.policies[at]);
-        policies.zip(self.verdict.outcomes())
-    }
-}
-
 impl RateLimitStatus {
-    pub(crate) fn new(config: Arc<Config>, asked: Asked, verdict: Verdict) -> Self {
-        Self(SmallVec::from_buf([Arc::new(Decided { config, asked, verdict })]))
+    pub(crate) fn new(decided: Decided) -> Self {
+        Self(SmallVec::from_buf([Arc::new(decided)]))
     }
 
     /// Each policy that was asked, by name, with its outcome; those of the outermost layer first.
     pub fn outcomes(&self) -> impl Iterator<Item = (&str, &Outcome)> {
-        self.pairs().map(|(policy, outcome)| (policy.name(), outcome))
+        self.all().map(|(policy, _, outcome)| (policy.name(), outcome))
     }
 
     /// The outcome of one policy.
@@ -47,22 +35,57 @@ impl RateLimitStatus {
         self.outcomes().find(|(name, _)| *name == policy).map(|(_, outcome)| outcome)
     }
 
-    /// How much the tightest policy has left.
+    /// How much the tightest policy has left; one that denies nothing is none.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
-        self.outcomes().map(|(_, outcome)| outcome.remaining).min()
+        let real = self.outcomes().filter(|(_, outcome)| !outcome.shadow);
+        real.map(|(_, outcome)| outcome.remaining).min()
+    }
+
+    /// Charges the request's key under a policy `cost` more, whatever the policy says: for what is only
+    /// known once the work is done. A count that is full is as full as before.
+    ///
+    /// # Errors
+    ///
+    /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
+    pub async fn charge(&self, policy: &str, cost: u64) -> Result<Outcome, StoreError> {
+        let (store, charge) = self.charged(policy, cost)?;
+        first(store.charge(&[charge]).await?.outcomes())
+    }
+
+    /// Gives back up to `cost` of what this request was charged under a policy when it came in. What
+    /// has come back by itself since is not given back again, and a layer that
+    /// [counts later](Policy::count_if) gives back its own.
+    ///
+    /// # Errors
+    ///
+    /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
+    pub async fn refund(&self, policy: &str, cost: u64) -> Result<Outcome, StoreError> {
+        let (store, charge) = self.charged(policy, cost)?;
+        first(store.refund(&[charge]).await?.outcomes())
     }
 
     pub(crate) fn violated(&self) -> impl Iterator<Item = &str> {
-        self.outcomes().filter(|(_, outcome)| !outcome.allowed).map(|(name, _)| name)
+        self.outcomes().filter(|(_, outcome)| outcome.denies()).map(|(name, _)| name)
+    }
+
+    pub(crate) fn last(&self) -> Option<&Decided> {
+        self.0.last().map(|decided| &**decided)
     }
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.0.last().and_then(|decided| decided.verdict.retry_after())
+        self.last().and_then(|decided| decided.verdict.retry_after())
     }
 
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&Policy, &Outcome)> + Clone {
-        self.0.iter().flat_map(|decided| decided.pairs())
+    /// What the headers tell of: each policy that may deny, with the rule that held for the request.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, Rule, &Outcome)> + Clone {
+        self.all()
+            .filter(|(policy, ..)| !policy.is_shadow())
+            .map(|(policy, charge, outcome)| (policy.name(), charge.rule, outcome))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&Policy, &Charge, &Outcome)> + Clone {
+        self.0.iter().flat_map(|decided| decided.all())
     }
 
     /// Puts what this layer said behind what the layers further out said.
@@ -71,6 +94,29 @@ impl RateLimitStatus {
         all.0.extend(said.0.iter().cloned());
         extensions.insert(all);
     }
+
+    fn charged(
+        &self,
+        name: &str,
+        cost: u64,
+    ) -> Result<(Arc<dyn RateLimitStore>, Charge), StoreError> {
+        let all = self.0.iter().flat_map(|decided| {
+            decided.all().map(move |(policy, charge, outcome)| (policy, charge, outcome, decided))
+        });
+        let found = all.into_iter().find(|(policy, ..)| policy.name() == name);
+        let (_, charge, outcome, decided) = found.ok_or_else(|| {
+            StoreError::config(format!("no rate limit policy {name:?} applied to this request"))
+        })?;
+        let mut charge = charge.clone().with_receipt(outcome.receipt);
+        charge.cost = cost;
+        Ok((decided.asked.store.clone(), charge))
+    }
+}
+
+fn first(outcomes: &[Outcome]) -> Result<Outcome, StoreError> {
+    let first = outcomes.first().copied();
+    first
+        .ok_or_else(|| StoreError::corrupt("a store said nothing of the charge it was asked about"))
 }
 
 impl fmt::Debug for RateLimitStatus {

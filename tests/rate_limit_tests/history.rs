@@ -198,6 +198,7 @@ async fn settle(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject], co
     let now = now(harness);
     subject.naive.heal(&mut subject.known, now);
     subject.naive.give(&mut subject.known, now, cost, receipt);
+    subject.naive.sweep(&mut subject.known, now);
     agree(subject, now, true, &verdict.outcomes()[0], &format!("{context}: refund of {charge:?}"));
 }
 

@@ -71,6 +71,10 @@ impl Concurrency {
         [self.limit, self.lease_us, 0]
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { limit: (self.limit / shares).max(1), ..self }
+    }
+
     /// Counts a lease anew; `false` if it has ended.
     pub(crate) fn renew(self, leases: &mut Leases, now: u64, id: u64) -> bool {
         let held = leases.iter_mut().find(|lease| lease.id == id && lease.ends > now);

@@ -55,6 +55,14 @@ impl FixedWindow {
         [self.limit, self.period_us, u64::from(self.aligned)]
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { limit: (self.limit / shares).max(1), ..self }
+    }
+
+    pub(crate) fn is_aligned(self) -> bool {
+        self.aligned
+    }
+
     fn start(self, now: u64) -> u64 {
         if self.aligned { now - now % self.period_us } else { now }
     }

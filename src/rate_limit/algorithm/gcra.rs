@@ -71,6 +71,10 @@ impl Gcra {
         self.burst * self.interval_us
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { burst: (self.burst / shares).max(1), interval_us: self.interval_us * shares }
+    }
+
     /// The TAT that counts: never in the past, and never further ahead than a full burst.
     fn tat(self, tat: u64, now: u64) -> u64 {
         tat.clamp(now, now + self.tolerance_us())

@@ -54,6 +54,10 @@ impl SlidingLog {
         [self.limit, self.period_us, 0]
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { limit: (self.limit / shares).max(1), ..self }
+    }
+
     /// The time that counts: never before the newest entry, so that the log stays in order.
     fn at(log: &Log, now: u64) -> u64 {
         log.back().map_or(now, |&newest| newest.max(now))

@@ -66,6 +66,10 @@ impl SlidingWindow {
         [self.limit, self.period_ms, 0]
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { limit: (self.limit / shares).max(1), ..self }
+    }
+
     /// The windows as of `now`. Ones from the future, by up to a period, have just begun; any further
     /// ahead are moved to the present.
     fn windows(self, windows: Windows, now: u64) -> Windows {

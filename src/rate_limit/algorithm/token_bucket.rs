@@ -66,6 +66,10 @@ impl TokenBucket {
         self.capacity().div_ceil(self.rate)
     }
 
+    pub(crate) fn share(self, shares: u64) -> Self {
+        Self { burst: (self.burst / shares).max(1), period: self.period * shares, ..self }
+    }
+
     fn capacity(self) -> u64 {
         self.burst * self.period
     }

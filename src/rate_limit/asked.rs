@@ -1,0 +1,114 @@
+//! What a request is charged for, and what became of it.
+
+use crate::rate_limit::{
+    by::{KeyBuilder, Missing},
+    layer::Config,
+    outcome::{Outcome, Verdict},
+    policy::Policy,
+    store::{Charge, RateLimitStore},
+};
+use http::{request, response};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// The policies that apply to a request, and what it would take of each.
+#[derive(Clone)]
+pub(crate) struct Asked {
+    /// Their places in the layer's list.
+    places: SmallVec<[usize; 4]>,
+    /// As many charges.
+    pub(crate) charges: SmallVec<[Charge; 2]>,
+    /// Whom they are asked of: the layer's store, or the one in its place.
+    pub(crate) store: Arc<dyn RateLimitStore>,
+}
+
+impl Asked {
+    /// What `request` would be charged; the policy and the advice if one has no key because of how the
+    /// server is set up.
+    pub(crate) fn of<'a>(
+        config: &'a Config,
+        request: &request::Parts,
+        cost: u64,
+    ) -> Result<Self, (&'a Policy, &'static str)> {
+        let (mut places, mut charges) = (SmallVec::new(), SmallVec::new());
+        for (at, policy) in config.policies.iter().enumerate() {
+            let mut key = KeyBuilder::default();
+            match policy.key_by().write(request, &mut key) {
+                Ok(()) => {
+                    let mut charge = Charge::new(policy, key.finish(), cost);
+                    charge.rule = policy.rule_for(request);
+                    charges.push(charge);
+                    places.push(at);
+                }
+                Err(Missing::NotApplicable) => {}
+                Err(Missing::Misconfigured(advice)) => return Err((policy, advice)),
+            }
+        }
+        Ok(Self { places, charges, store: config.store.clone() })
+    }
+
+    /// The same of another store, of which each of several processes has its own.
+    pub(crate) fn shared_among(mut self, shares: u32, store: Arc<dyn RateLimitStore>) -> Self {
+        for charge in &mut self.charges {
+            charge.rule = charge.rule.share(shares);
+        }
+        self.store = store;
+        self
+    }
+
+    pub(crate) fn policies<'a>(
+        &'a self,
+        config: &'a Config,
+    ) -> impl Iterator<Item = &'a Policy> + Clone {
+        self.places.iter().map(|&at| &config.policies[at])
+    }
+}
+
+/// What one layer decided on a request.
+#[derive(Clone)]
+pub(crate) struct Decided {
+    pub(crate) config: Arc<Config>,
+    pub(crate) asked: Asked,
+    pub(crate) verdict: Verdict,
+}
+
+impl Decided {
+    /// The policies that the store was asked about, with what each is charged for and what it said.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Policy, &Charge, &Outcome)> + Clone {
+        let said = self.asked.charges.iter().zip(self.verdict.outcomes());
+        let all = self.asked.policies(&self.config).zip(said);
+        all.map(|(policy, (charge, outcome))| (policy, charge, outcome))
+            .filter(|(.., outcome)| outcome.asked)
+    }
+
+    /// What was charged and does not count, now that there is this response.
+    pub(crate) fn to_refund(&self, response: &response::Parts) -> Vec<Charge> {
+        self.all()
+            .filter(|(policy, _, outcome)| {
+                policy.is_counted_later() && outcome.receipt != 0 && !policy.counts(response)
+            })
+            .map(|(_, charge, outcome)| charge.clone().with_receipt(outcome.receipt))
+            .collect()
+    }
+
+    /// Whether some policy looks at the response.
+    pub(crate) fn counts_later(&self) -> bool {
+        self.all().any(|(policy, _, outcome)| policy.is_counted_later() && outcome.receipt != 0)
+    }
+
+    /// The same after a refund.
+    pub(crate) fn refunded(&self, charges: &[Charge], said: &Verdict) -> Self {
+        let outcome = |(charge, was): (&Charge, &Outcome)| {
+            let refund = charges.iter().position(|refunded| refunded.shares(charge));
+            let now = refund.and_then(|at| said.outcomes().get(at));
+            now.map_or(*was, |now| Outcome {
+                remaining: now.remaining,
+                reset: now.reset,
+                receipt: 0,
+                ..*was
+            })
+        };
+        let outcomes = self.asked.charges.iter().zip(self.verdict.outcomes()).map(outcome);
+        Self { verdict: Verdict::new(outcomes), ..self.clone() }
+    }
+}

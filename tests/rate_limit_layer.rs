@@ -1,0 +1,358 @@
+//! The layer of the rate limits: what it makes of requests, responses and failures of the store.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
+
+mod support;
+#[macro_use]
+mod harness;
+
+use crate::{
+    harness::Harness,
+    support::{
+        proxy::{FaultProxy, Mode},
+        server::RedisServer,
+    },
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use std::{
+    convert::Infallible,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use towerkeep::{
+    Backend,
+    rate_limit::{
+        self, OnStoreError, Policy, Quota, RateLimitLayer, RateLimitStatus, Rejection, by,
+    },
+};
+
+on_every_backend! {
+    a_thousand_wrong_passwords_at_a_time_reach_the_handler_exactly_five_times,
+    what_does_not_count_is_given_back_before_its_response_goes_out,
+    a_lease_is_held_until_the_body_has_ended_or_its_client_has_left,
+    a_lease_whose_request_was_dropped_goes_back,
+    each_tenant_has_the_quota_of_its_plan,
+    a_ban_is_told_as_abnormal_usage_until_it_is_lifted,
+    a_shadow_policy_lets_everything_pass_and_is_in_no_header,
+    a_handler_charges_and_refunds_what_only_it_knows,
+}
+
+/// The test asks what is decided, not how fast.
+const PATIENT: Duration = Duration::from_secs(30);
+
+type Body = Full<Bytes>;
+
+fn layer(harness: &Harness, policy: Policy) -> RateLimitLayer {
+    RateLimitLayer::new(harness.backend.clone(), policy.key(by::header("x-key"))).deadline(PATIENT)
+}
+
+fn request(key: &str) -> Request<Body> {
+    Request::builder().header("x-key", key).body(Body::default()).unwrap()
+}
+
+/// A service that answers with what `handle` makes of the request's headers and status.
+fn answering<F>(
+    handle: impl Fn(HeaderMap, RateLimitStatus) -> F + Clone + Send,
+) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
+where
+    F: Future<Output = StatusCode> + Send,
+{
+    service_fn(move |request: Request<Body>| {
+        let status = request.extensions().get::<RateLimitStatus>().cloned().unwrap_or_default();
+        let answer = handle(request.headers().clone(), status);
+        async move {
+            let mut response = Response::new(Body::from("hello"));
+            *response.status_mut() = answer.await;
+            Ok(response)
+        }
+    })
+}
+
+fn hello()
+-> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send {
+    answering(async |_, _| StatusCode::OK)
+}
+
+async fn status<S, R>(service: &S, key: &str) -> u16
+where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible> + Clone,
+{
+    let Ok(response) = service.clone().oneshot(request(key)).await;
+    response.status().as_u16()
+}
+
+fn login() -> Policy {
+    Policy::sliding_log("login", Quota::per_hour(5))
+        .count_if(|response| response.status == StatusCode::UNAUTHORIZED)
+}
+
+async fn a_thousand_wrong_passwords_at_a_time_reach_the_handler_exactly_five_times(
+    harness: Harness,
+) {
+    let reached = Arc::new(AtomicUsize::new(0));
+    let handler = answering({
+        let reached = reached.clone();
+        move |_, _| {
+            reached.fetch_add(1, SeqCst);
+            async {
+                tokio::task::yield_now().await;
+                StatusCode::UNAUTHORIZED
+            }
+        }
+    });
+    let service = layer(&harness, login()).layer(handler);
+    let mut guesses = JoinSet::new();
+    for _ in 0..1_000 {
+        let service = service.clone();
+        guesses.spawn(async move { status(&service, "ann").await });
+    }
+    let answers = guesses.join_all().await;
+    assert_eq!(reached.load(SeqCst), 5);
+    assert_eq!(answers.iter().filter(|status| **status == 401).count(), 5);
+    assert_eq!(answers.iter().filter(|status| **status == 429).count(), 995);
+}
+
+async fn what_does_not_count_is_given_back_before_its_response_goes_out(harness: Harness) {
+    let right = answering(async |headers: HeaderMap, _| {
+        if headers.contains_key("x-wrong") { StatusCode::UNAUTHORIZED } else { StatusCode::OK }
+    });
+    for (n, policy) in [
+        login(),
+        Policy::fixed_window("fixed", Quota::per_hour(5))
+            .count_if(|response| response.status == 401),
+        Policy::sliding_window("sliding", Quota::per_hour(5)).count_if(|res| res.status == 401),
+        Policy::gcra("gcra", Quota::per_hour(5)).count_if(|response| response.status == 401),
+        Policy::token_bucket("bucket", Quota::per_hour(5)).count_if(|res| res.status == 401),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let service = layer(&harness, policy).layer(right.clone());
+        for _ in 0..20 {
+            let Ok(response) = service.clone().oneshot(request("ann")).await;
+            assert_eq!(response.status(), 200, "policy {n}");
+            let header = response.headers()["ratelimit"].to_str().unwrap().to_owned();
+            assert!(header.contains(";r=5"), "{header}");
+        }
+        for left in (0..5).rev() {
+            let mut wrong = request("ann");
+            wrong.headers_mut().insert("x-wrong", "1".parse().unwrap());
+            let Ok(response) = service.clone().oneshot(wrong).await;
+            assert_eq!(response.status(), 401);
+            let header = response.headers()["ratelimit"].to_str().unwrap().to_owned();
+            assert!(header.contains(&format!(";r={left}")), "policy {n}: {header}");
+        }
+        assert_eq!(status(&service, "ann").await, 429, "policy {n}");
+    }
+}
+
+async fn a_lease_is_held_until_the_body_has_ended_or_its_client_has_left(harness: Harness) {
+    let policy = Policy::concurrency("at-once", 2);
+    let limit = layer(&harness, policy);
+    let service = limit.clone().layer(hello());
+    let Ok(first) = service.clone().oneshot(request("ann")).await;
+    let Ok(second) = service.clone().oneshot(request("ann")).await;
+    assert_eq!(status(&service, "ann").await, 429, "two bodies are unread");
+    assert_eq!(status(&service, "bob").await, 200);
+
+    // One is read to its end while it is still held, the other's client leaves.
+    let mut body = first.into_body();
+    while body.frame().await.is_some() {}
+    until_left(&limit, 1).await;
+    drop(second);
+    until_left(&limit, 2).await;
+    drop(body);
+    assert_eq!(limit.peek("at-once", ["ann"]).await.unwrap().remaining, 2);
+}
+
+async fn a_lease_whose_request_was_dropped_goes_back(harness: Harness) {
+    let limit = layer(&harness, Policy::concurrency("at-once", 1));
+    let gate = Arc::new(Semaphore::new(0));
+    let entered = Arc::new(Semaphore::new(0));
+    let service = limit.clone().layer(answering({
+        let (gate, entered) = (gate.clone(), entered.clone());
+        move |_, _| {
+            let (gate, entered) = (gate.clone(), entered.clone());
+            async move {
+                entered.add_permits(1);
+                let _permit = gate.acquire().await;
+                StatusCode::OK
+            }
+        }
+    }));
+    let inside = tokio::spawn(service.clone().oneshot(request("ann")));
+    let _entered = entered.acquire().await.unwrap();
+    assert_eq!(status(&service, "ann").await, 429);
+    inside.abort();
+    until_left(&limit, 1).await;
+}
+
+/// The leases go back in a task of their own.
+async fn until_left(limit: &RateLimitLayer, left: u64) {
+    let given_back = async {
+        while limit.peek("at-once", ["ann"]).await.unwrap().remaining != left {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENT, given_back).await.expect("the lease is given back");
+}
+
+async fn each_tenant_has_the_quota_of_its_plan(harness: Harness) {
+    let policy = Policy::fixed_window("daily", Quota::per_day(1)).quota_with(|request| {
+        match request.headers["x-key"].to_str().unwrap() {
+            "big" => Some(Quota::per_day(3)),
+            // No window has a burst: the policy's own quota is in its place.
+            "wrong" => Some(Quota::per_day(9).burst(10)),
+            _ => None,
+        }
+    });
+    let service = layer(&harness, policy).layer(hello());
+    for (tenant, allowed) in [("small", 1), ("big", 3), ("wrong", 1)] {
+        for n in 0..4 {
+            let expected = if n < allowed { 200 } else { 429 };
+            assert_eq!(status(&service, tenant).await, expected, "{tenant}, {n}");
+        }
+    }
+    let Ok(response) = service.oneshot(request("big")).await;
+    assert_eq!(response.headers()["ratelimit-policy"], "\"daily\";q=3;w=86400");
+}
+
+async fn a_ban_is_told_as_abnormal_usage_until_it_is_lifted(harness: Harness) {
+    let limit = layer(&harness, Policy::gcra("calls", Quota::per_second(50)));
+    let service = limit.clone().layer(hello());
+    limit.ban("calls", ["ann"], Duration::from_secs(90)).await.unwrap();
+    let Ok(response) = service.clone().oneshot(request("ann")).await;
+    assert_eq!(
+        (response.status(), &response.headers()["retry-after"]),
+        (StatusCode::TOO_MANY_REQUESTS, &"90".parse().unwrap())
+    );
+    assert!(matches!(response.extensions().get(), Some(Rejection::Banned { .. })));
+    let document = response.into_body().collect().await.unwrap().to_bytes();
+    let document: serde_json::Value = serde_json::from_slice(&document).unwrap();
+    assert!(document["type"].as_str().unwrap().ends_with("#abnormal-usage-detected"));
+    assert_eq!(status(&service, "bob").await, 200);
+    limit.unban("calls", ["ann"]).await.unwrap();
+    assert_eq!(status(&service, "ann").await, 200);
+    let error = limit.unban("cals", ["ann"]).await.unwrap_err();
+    assert!(error.is_config() && error.to_string().contains("\"calls\""), "{error}");
+}
+
+async fn a_shadow_policy_lets_everything_pass_and_is_in_no_header(harness: Harness) {
+    let tried = Policy::gcra("tried", Quota::per_hour(1)).shadow().key(by::header("x-key"));
+    let limit = layer(&harness, Policy::gcra("real", Quota::per_hour(3))).policy(tried);
+    let told = answering(async |_, status: RateLimitStatus| {
+        let denied = !status.outcome("tried").unwrap().allowed;
+        if denied { StatusCode::ACCEPTED } else { StatusCode::OK }
+    });
+    let service = limit.layer(told);
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        let Ok(response) = service.clone().oneshot(request("ann")).await;
+        assert!(!response.headers()["ratelimit"].to_str().unwrap().contains("tried"));
+        said.push(response.status().as_u16());
+    }
+    assert_eq!(said, [200, 202, 202, 429]);
+}
+
+async fn a_handler_charges_and_refunds_what_only_it_knows(harness: Harness) {
+    let limit = layer(&harness, Policy::fixed_window("tokens", Quota::per_hour(100)));
+    let service = limit.clone().layer(answering(async |_, status: RateLimitStatus| {
+        let charged = status.charge("tokens", 59).await.unwrap();
+        assert_eq!(charged.remaining, 40);
+        let refunded = status.refund("tokens", 20).await.unwrap();
+        assert_eq!(refunded.remaining, 60);
+        assert!(status.charge("others", 1).await.unwrap_err().is_config());
+        StatusCode::OK
+    }));
+    assert_eq!(status(&service, "ann").await, 200);
+    assert_eq!(limit.peek("tokens", ["ann"]).await.unwrap().remaining, 60);
+}
+
+#[tokio::test]
+async fn the_lists_let_through_and_deny_without_asking_the_store() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let backend = Backend::redis(proxy.url()).await.unwrap();
+    let policy = Policy::gcra("p", Quota::per_hour(1)).key(by::everyone());
+    let limit = RateLimitLayer::new(backend, policy)
+        .allow(|request| request.headers["x-key"] != "ann")
+        .deny(|request| request.headers["x-key"] == "mallory")
+        .deadline(PATIENT);
+    let service = limit.layer(hello());
+    let (statuses, turns) = proxy
+        .turns_of(async {
+            let mut statuses = Vec::new();
+            for key in ["probe", "probe", "mallory"] {
+                statuses.push(status(&service, key).await);
+            }
+            statuses
+        })
+        .await;
+    assert_eq!((statuses, turns), (vec![200, 200, 403], 0));
+    assert_eq!((status(&service, "ann").await, status(&service, "ann").await), (200, 429));
+}
+
+#[tokio::test]
+async fn while_the_store_fails_a_share_is_counted_in_this_process() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let backend = Backend::redis(proxy.url()).await.unwrap();
+    let policy = Policy::fixed_window("p", Quota::per_hour(9)).key(by::header("x-key"));
+    let service = RateLimitLayer::new(backend, policy)
+        .on_store_error(OnStoreError::LocalFallback { shares: 3 })
+        .layer(hello());
+    proxy.set(Mode::BlackHole);
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(status(&service, "ann").await);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429], "a third of nine");
+    assert_eq!(status(&service, "bob").await, 200);
+}
+
+#[tokio::test]
+async fn a_grpc_client_is_told_in_trailers_alone() {
+    let policy = Policy::gcra("calls", Quota::per_hour(1)).key(by::everyone());
+    let service =
+        RateLimitLayer::new(Backend::memory(), policy).rejection(rate_limit::grpc).layer(hello());
+    assert_eq!(status(&service, "ann").await, 200);
+    let Ok(response) = service.oneshot(request("ann")).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["grpc-status"], "8");
+    assert_eq!(response.headers()["grpc-message"], "too many requests under calls");
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_for_as_long_as_its_body_is_read() {
+    // Real time would stand still with the paused runtime, so it is the store that is asked how often.
+    let clock = towerkeep::Clock::manual();
+    let backend = Backend::builder().clock(clock.clone()).memory();
+    let policy =
+        Policy::concurrency("at-once", 1).lease(Duration::from_secs(3)).key(by::everyone());
+    let limit = RateLimitLayer::new(backend, policy);
+    let service = limit.clone().layer(hello());
+    let Ok(held) = service.clone().oneshot(request("ann")).await;
+    for _ in 0..20 {
+        clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(1_001)).await;
+        assert_eq!(limit.peek("at-once", ["everyone"]).await.unwrap().remaining, 0);
+    }
+    // Its renewals end with it.
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(limit.peek("at-once", ["everyone"]).await.unwrap().remaining, 1);
+}
