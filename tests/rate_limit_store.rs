@@ -12,7 +12,7 @@ use crate::{
 };
 use std::time::Duration;
 use towerkeep::{
-    Backend,
+    Backend, Clock,
     rate_limit::{Charge, Policy, Quota, RateLimitStore, Rule, Slots},
 };
 
@@ -23,6 +23,7 @@ on_every_backend! {
 }
 
 async fn what_a_shadow_policy_denies_is_reported_and_let_through(harness: Harness) {
+    let harness = harness.without_deny_cache().await;
     let tried = Policy::fixed_window("tried", Quota::per_hour(2)).shadow();
     let real = Policy::fixed_window("real", Quota::per_hour(4));
     let charges = || [Charge::new(&tried, "k", 1), Charge::new(&real, "k", 1)];
@@ -147,6 +148,47 @@ async fn each_verb_is_one_round_trip_for_any_number_of_policies() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_is_denied_costs_redis_nothing_until_it_may_try_again() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let clock = Clock::manual();
+    let builder = Backend::builder().clock(clock.clone()).deadline(Duration::from_secs(10));
+    let backend = builder.redis(proxy.url()).await.unwrap();
+    let [minute, hour] = [Quota::per_minute(60), Quota::per_hour(100)];
+    let narrow = Policy::gcra("narrow", minute.burst(1));
+    let wide = Policy::fixed_window("wide", hour);
+    let charges = [Charge::new(&wide, "k", 1), Charge::new(&narrow, "k", 1)];
+    assert!(backend.check(&charges).await.unwrap().is_allowed());
+    assert!(!backend.check(&charges).await.unwrap().is_allowed());
+
+    let flood = async {
+        for _ in 0..500 {
+            let verdict = backend.check(&charges).await.unwrap();
+            let [wide, narrow] = verdict.outcomes() else { panic!("two outcomes") };
+            assert!(!verdict.is_allowed() && !wide.asked && narrow.asked);
+            assert_eq!(verdict.retry_after(), Some(Duration::from_secs(1)));
+        }
+    };
+    assert_eq!(proxy.turns_of(flood).await.1, 0);
+    clock.advance(Duration::from_secs(1));
+    assert!(backend.check(&charges).await.unwrap().is_allowed());
+
+    // What this process gives back, resets or lifts it knows.
+    assert!(!backend.check(&charges).await.unwrap().is_allowed());
+    backend.reset(&charges).await.unwrap();
+    let again = backend.check(&charges).await.unwrap();
+    assert!(again.is_allowed());
+    assert!(!backend.check(&charges).await.unwrap().is_allowed());
+    let receipt = again.outcomes()[1].receipt;
+    backend.refund(&[charges[1].clone().with_receipt(receipt)]).await.unwrap();
+    assert!(backend.check(&charges).await.unwrap().is_allowed());
+    backend.ban(&charges, Duration::from_secs(60)).await.unwrap();
+    assert!(backend.check(&charges).await.unwrap().is_banned());
+    backend.unban(&charges).await.unwrap();
+    assert!(!backend.check(&charges).await.unwrap().is_banned());
+}
+
 fn rules() -> [Rule; 6] {
     let quota = Quota::per_minute(100);
     [
@@ -195,6 +237,7 @@ async fn in_a_cluster_what_a_later_key_denies_is_given_back() {
     let backend = Backend::builder()
         .prefix(PREFIX)
         .deadline(Duration::from_secs(10))
+        .rate_limit_deny_cache(Duration::ZERO)
         .redis(cluster.url())
         .await
         .unwrap();

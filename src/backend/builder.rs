@@ -289,6 +289,14 @@ impl Builder {
         self.settings.rate_limit_slots = slots;
         self
     }
+
+    /// How long a rate limit's denial is believed at most, without asking Redis again: see
+    /// [`RedisStore::deny_cache`](crate::rate_limit::RedisStore::deny_cache). Default: 5 s.
+    #[cfg(feature = "rate-limit")]
+    pub fn rate_limit_deny_cache(mut self, at_most: Duration) -> Self {
+        self.settings.rate_limit_deny_cache = at_most;
+        self
+    }
 }
 
 /// The bounds of the memory.

@@ -42,6 +42,8 @@ pub(super) struct Settings {
     pub(super) rate_limits: usize,
     #[cfg(all(feature = "rate-limit", feature = "redis"))]
     pub(super) rate_limit_slots: rate_limit::Slots,
+    #[cfg(all(feature = "rate-limit", feature = "redis"))]
+    pub(super) rate_limit_deny_cache: std::time::Duration,
     #[cfg(feature = "idempotency")]
     pub(super) idempotency_bytes: usize,
     #[cfg(feature = "cache")]
@@ -61,6 +63,8 @@ impl Default for Settings {
             rate_limits: rate_limit::DEFAULT_CAPACITY,
             #[cfg(all(feature = "rate-limit", feature = "redis"))]
             rate_limit_slots: rate_limit::Slots::default(),
+            #[cfg(all(feature = "rate-limit", feature = "redis"))]
+            rate_limit_deny_cache: rate_limit::BELIEVED_FOR,
             #[cfg(feature = "idempotency")]
             idempotency_bytes: idempotency::DEFAULT_CAPACITY,
             #[cfg(feature = "cache")]
@@ -104,7 +108,9 @@ impl Stores {
             session: Arc::new(session::RedisStore::over(redis.clone())),
             #[cfg(feature = "rate-limit")]
             rate_limit: Arc::new(
-                rate_limit::RedisStore::over(redis.clone()).slots(settings.rate_limit_slots),
+                rate_limit::RedisStore::over(redis.clone())
+                    .slots(settings.rate_limit_slots)
+                    .deny_cache(settings.rate_limit_deny_cache),
             ),
             #[cfg(feature = "idempotency")]
             idempotency: Arc::new(idempotency::RedisStore::over(redis.clone())),

@@ -44,13 +44,45 @@
 //! # }
 //! ```
 //!
+//! # What to use for what
+//!
+//! | for | use |
+//! | --- | --- |
+//! | the steady rate of an API, with bursts | [`Policy::gcra`] |
+//! | more than 10,000 a second, or a rate that must not be rounded | [`Policy::token_bucket`] |
+//! | "1,000 a day" | [`Policy::fixed_window`], by the clock with [`Rule::aligned_window`] |
+//! | the same without twice the limit around the end of a window | [`Policy::sliding_window`] |
+//! | small limits that guard against guessing | [`Policy::sliding_log`] with [`Policy::count_if`] |
+//! | work that is slow: how many at a time | [`Policy::concurrency`] |
+//! | plans | [`Policy::quota_with`] |
+//! | a limit that is not in force yet | [`Policy::shadow`] |
+//! | cost that is only known afterwards | [`RateLimitStatus::charge`] |
+//! | abuse | [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
+//!
+//! All count in integers, exactly: `Retry-After` is right to the microsecond before it is rounded up. A
+//! clock that goes back makes nobody richer, and nobody wait longer than for a full allowance (a
+//! sliding window: two of its periods, a log: two, too).
+//!
 //! # Redis
 //!
-//! `<prefix>:limit:{<key>}:<policy>:gcra` is a string, the theoretical arrival time in microseconds;
-//! its TTL ends when the bucket is empty, so a client that stays away costs nothing. Redis decides by
-//! its own clock. In a cluster, the policies with the same key share a slot and one step; different
-//! keys are decided one after the other, and what was taken is given back when a later one denies: see
-//! [`RedisStore`].
+//! `<prefix>:limit:{<key>}:<policy>:<algorithm>` is the state, with a TTL that ends when it is as good as
+//! none, so a client that stays away costs nothing:
+//!
+//! | algorithm | state | bytes beside the key's name |
+//! | --- | --- | --- |
+//! | `gcra` | a string, the theoretical arrival time in µs | 72 |
+//! | `token_bucket` | a string, `<units owed>:<at µs>` | 96 |
+//! | `fixed_window` | a string, `<start µs>:<count>` | 96 |
+//! | `sliding_window` | a string, `<start ms>:<current>:<previous>` | 96 |
+//! | `sliding_log` | a list of times in µs | about 12 for each request |
+//! | `concurrency` | a sorted set of leases by when they end | about 33 for each lease |
+//!
+//! `<prefix>:limit:{<key>}:<policy>:ban` is a ban, the time in µs when it ends. Redis decides by its own
+//! clock. In a cluster, policies that count by different keys are decided key by key: see [`Slots`].
+//!
+//! A client that is denied is denied from this process's memory until it may try again, for at most
+//! 5 s ([`RedisStore::deny_cache`]), and costs Redis nothing; what other policies would have said is
+//! then not known ([`Outcome::asked`]).
 //!
 //! # Order
 //!
@@ -60,8 +92,14 @@
 //! # Failure
 //!
 //! The store has 100 ms. If it fails or is too slow, the request is let through
-//! ([`OnStoreError::Allow`]) or answered with 503 ([`OnStoreError::Deny`]); it is never answered with
-//! 429 because of the store. When the memory store is full, the count nearest to empty is forgotten.
+//! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
+//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A refund for
+//! [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
+//! When the memory store is full, the count nearest to empty is forgotten, but never a ban or a count
+//! with nothing left: where there are only such, a new key is a failure of the store.
+//!
+//! A concurrency lease whose process dies ends by itself after [`Policy::lease`]. One of a connection
+//! that was upgraded ends with the response, since the layer does not see what comes after.
 //!
 //! # Defaults
 //!
@@ -69,10 +107,12 @@
 //! | --- | --- | --- |
 //! | [`Quota::burst`] | the limit | what most people mean by "20 a second" |
 //! | [`Policy::key`] | [`by::ip`], IPv6 by /64 | a client cannot choose its address; one customer has a /64 |
+//! | [`Policy::lease`] | 30 s, renewed every third of it | a process that died blocks nobody for long |
 //! | [`cost`](RateLimitLayer::cost) | 1, `OPTIONS` 0 | browsers send `OPTIONS` on their own |
 //! | [`headers`](RateLimitLayer::headers) | [`Headers::Draft`] | a polite client can slow down before it is denied |
 //! | [`on_store_error`](RateLimitLayer::on_store_error) | [`OnStoreError::Allow`] | an outage of the store is not an outage of the service |
 //! | [`deadline`](RateLimitLayer::deadline) | 100 ms | a limiter must not become the latency |
+//! | [`deny_cache`](RedisStore::deny_cache) | 5 s | what another process refunds or lifts is soon known |
 //! | memory | 262,144 counts | [`max_rate_limits`](crate::backend::Builder::max_rate_limits) |
 //!
 //! # Security
@@ -80,12 +120,17 @@
 //! The peer's address is that of the connection; `X-Forwarded-For` is not read, since any client can
 //! send it. Behind a proxy, set a [`PeerAddr`](crate::PeerAddr) from what that proxy vouches for. What
 //! a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
-//! forge another.
+//! forge another. A limit against guessing is charged before the handler runs: see
+//! [`Policy::count_if`]; and with [`OnStoreError::Deny`] it holds while the store is away.
 
 mod admin;
 mod algorithm;
 mod asked;
 pub mod by;
+#[cfg(feature = "redis")]
+mod by_key;
+#[cfg(feature = "redis")]
+mod denials;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
@@ -99,6 +144,8 @@ mod quota;
 #[cfg(feature = "redis")]
 mod redis;
 mod rejection;
+#[cfg(feature = "redis")]
+mod reply;
 mod rule;
 mod service;
 mod slots;
@@ -108,8 +155,6 @@ mod store;
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
-#[cfg(feature = "redis")]
-pub(crate) use self::redis::SCRIPTS;
 pub use self::{
     algorithm::{Concurrency, FixedWindow, Gcra, SlidingLog, SlidingWindow, TokenBucket},
     future::ResponseFuture,
@@ -125,3 +170,5 @@ pub use self::{
     status::RateLimitStatus,
     store::{Charge, RateLimitStore},
 };
+#[cfg(feature = "redis")]
+pub(crate) use self::{denials::BELIEVED_FOR, redis::SCRIPTS};

@@ -1,17 +1,18 @@
 //! Rate limits in Redis: one script decides any number of policies.
 
 use crate::{
-    connection::{Call, Connection, RedisContext, Script, parse},
+    connection::{Call, Connection, RedisContext, Script},
     rate_limit::{
-        outcome::{LONGEST_BAN, Outcome, Verdict},
+        by_key::Left,
+        denials::{BELIEVED_FOR, Denials},
+        outcome::{LONGEST_BAN, Verdict},
         slots::{Slots, groups},
         store::{Charge, RateLimitStore, merged},
     },
     store::{StoreError, StoreFuture},
     tasks::Tasks,
 };
-use redis::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 macro_rules! with_algorithms {
     ($file:literal) => {
@@ -30,8 +31,8 @@ macro_rules! with_algorithms {
     };
 }
 
-static CHECK: Script = with_algorithms!("check.lua");
-static REFUND: Script = with_algorithms!("refund.lua");
+pub(super) static CHECK: Script = with_algorithms!("check.lua");
+pub(super) static REFUND: Script = with_algorithms!("refund.lua");
 static BAN: Script =
     Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("ban.lua")))
         .named("rate_limit/ban.lua");
@@ -40,17 +41,15 @@ static FORGET: Script = Script::new(include_str!("forget.lua")).named("rate_limi
 /// What a slow log is searched for.
 pub(crate) static SCRIPTS: &[&Script] = &[&CHECK, &REFUND, &BAN, &FORGET];
 
-/// What a script answers for each policy.
-const NUMBERS_PER_POLICY: usize = 5;
-
 /// Counts in Redis, shared by every process with the same prefix.
 ///
 /// One call decides all policies, except in a cluster, where only those with the same key are decided
 /// in one atomic step: see [`Slots`].
 #[derive(Clone, Debug)]
 pub struct RedisStore {
-    redis: RedisContext,
+    pub(super) redis: RedisContext,
     slots: Slots,
+    denials: Denials,
 }
 
 impl RedisStore {
@@ -72,8 +71,18 @@ impl RedisStore {
         self
     }
 
+    /// How long a denial is believed at most, without asking Redis again: until its `retry_after`, and
+    /// not longer than this, for another process may refund, reset or unban. Those of this process are
+    /// known at once. Zero asks always. Default: 5 s.
+    #[must_use]
+    pub fn deny_cache(mut self, at_most: Duration) -> Self {
+        self.denials = Denials::new(&self.redis.context.clock, at_most);
+        self
+    }
+
     pub(crate) fn over(redis: RedisContext) -> Self {
-        Self { redis, slots: Slots::default() }
+        let denials = Denials::new(&redis.context.clock, BELIEVED_FOR);
+        Self { redis, slots: Slots::default(), denials }
     }
 
     /// `<prefix>:limit:{<key>}:<policy>:<suffix>`, where the suffix of a state is its algorithm: a
@@ -86,7 +95,7 @@ impl RedisStore {
         }
     }
 
-    fn state_key(&self, charge: &Charge) -> String {
+    pub(super) fn state_key(&self, charge: &Charge) -> String {
         self.key(charge, charge.rule.algorithm())
     }
 
@@ -94,7 +103,7 @@ impl RedisStore {
         self.key(charge, "ban")
     }
 
-    fn call(&self, script: &'static Script, verb: &str, charges: &[Charge]) -> Call {
+    pub(super) fn call(&self, script: &'static Script, verb: &str, charges: &[Charge]) -> Call {
         let states = charges.iter().map(|charge| self.state_key(charge));
         let keys: Vec<String> =
             states.chain(charges.iter().map(|charge| self.ban_key(charge))).collect();
@@ -110,37 +119,54 @@ impl RedisStore {
     }
 
     /// Whether one call reaches all keys.
-    fn is_one_step(&self, charges: &[Charge]) -> bool {
+    pub(super) fn is_one_step(&self, charges: &[Charge]) -> bool {
         self.slots == Slots::Single
             || !self.redis.is_cluster()
             || charges.windows(2).all(|pair| pair[0].key == pair[1].key)
     }
 
-    fn decide(&self, verb: &'static str, charges: &[Charge]) -> StoreFuture<Verdict> {
-        if charges.is_empty() {
-            return StoreFuture::ready(Ok(Verdict::new([])));
-        }
+    /// Decides, unless it is known already that one of the charges is denied.
+    fn decide(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
         if let Some((distinct, places)) = merged(charges) {
-            let verdict = self.decide(verb, &distinct);
+            let verdict = self.decide(&distinct);
             return StoreFuture::boxed(async move { Ok(verdict.await?.spread(&places)) });
         }
-        if self.is_one_step(charges) {
-            let reply = self.redis.script(self.call(&CHECK, verb, charges));
-            let told = Told::of(charges);
-            return StoreFuture::boxed(
-                async move { Ok(Verdict::new(told.outcomes(reply.await?)?)) },
-            );
+        let keys: Vec<String> = charges.iter().map(|charge| self.state_key(charge)).collect();
+        if let Some(denied) = self.denials.verdict(charges, &keys) {
+            return StoreFuture::ready(Ok(denied));
         }
         let (this, charges) = (self.clone(), charges.to_vec());
-        match verb {
-            "check" => StoreFuture::boxed(async move { this.check_by_key(&charges).await }),
-            _ => StoreFuture::boxed(async move { this.each_key(&CHECK, verb, &charges).await }),
+        let forgotten = this.denials.forgotten(&keys);
+        StoreFuture::boxed(async move {
+            let verdict = this.check_by_key(&charges).await?;
+            // What was said before a refund or a reset may not be so after it.
+            if !verdict.is_allowed() && this.denials.forgotten(&keys) == forgotten {
+                this.denials.learn(&charges, &keys, &verdict);
+            }
+            Ok(verdict)
+        })
+    }
+
+    /// What is asked whatever is known.
+    fn tell(&self, verb: &'static str, charges: &[Charge]) -> StoreFuture<Verdict> {
+        if let Some((distinct, places)) = merged(charges) {
+            let verdict = self.tell(verb, &distinct);
+            return StoreFuture::boxed(async move { Ok(verdict.await?.spread(&places)) });
         }
+        let (this, charges) = (self.clone(), charges.to_vec());
+        StoreFuture::boxed(async move { this.each_key(&CHECK, verb, &charges).await })
     }
 
     fn settle(&self, verb: &'static str, charges: &[Charge]) -> StoreFuture<Verdict> {
         let (this, charges) = (self.clone(), charges.to_vec());
-        StoreFuture::boxed(async move { this.each_key(&REFUND, verb, &charges).await })
+        StoreFuture::boxed(async move {
+            let settled = this.each_key(&REFUND, verb, &charges).await;
+            if verb == "refund" {
+                let keys = charges.iter().map(|charge| this.state_key(charge));
+                this.denials.forget(&keys.collect::<Vec<_>>());
+            }
+            settled
+        })
     }
 
     /// Calls a script of no reply for the keys of each slot.
@@ -153,120 +179,33 @@ impl RedisStore {
         let slots = if whole { vec![(0..charges.len()).collect()] } else { groups(charges) };
         let calls = slots.iter().map(|slot| slot.iter().map(|&at| &charges[at]).collect());
         let calls: Vec<Call> = calls.map(|of: Vec<&Charge>| call(self, &of)).collect();
+        let known: Vec<String> = charges.iter().map(|charge| self.state_key(charge)).collect();
         let this = self.clone();
         StoreFuture::boxed(async move {
             let clock = Left::of(this.redis.deadline);
+            let mut done = Ok(());
             for call in calls {
-                this.redis.script_within(call, clock.left()).await?;
+                done = done.and(this.redis.script_within(call, clock.left()).await.map(drop));
             }
-            Ok(())
+            // After the calls, so that no denial of before is learnt meanwhile; it may have been done
+            // though it failed.
+            this.denials.forget(&known);
+            done
         })
-    }
-}
-
-/// A cluster reaches only keys of one slot in a step.
-impl RedisStore {
-    /// Decides each key in a step of its own, and gives back what was taken if a later key denies. Until
-    /// then others see less than there is, and never more.
-    async fn check_by_key(&self, charges: &[Charge]) -> Result<Verdict, StoreError> {
-        let clock = Left::of(self.redis.deadline);
-        let mut groups = groups(charges);
-        groups.sort_by_key(|group| group.iter().map(|&at| charges[at].rule.limit()).min());
-        let mut found = vec![None; charges.len()];
-        let mut taken: Vec<Vec<Charge>> = Vec::new();
-        let mut allowed = true;
-        for group in &groups {
-            let of: Vec<Charge> = group.iter().map(|&at| charges[at].clone()).collect();
-            // Once one has denied, the others are only asked where they stand.
-            let verb = if allowed { "check" } else { "peek" };
-            let outcomes = match self.ask(&CHECK, verb, &of, &clock).await {
-                Ok(outcomes) => outcomes,
-                Err(error) => {
-                    self.give_back_later(taken);
-                    return Err(error);
-                }
-            };
-            if allowed {
-                let charged = of.into_iter().zip(&outcomes).filter(|(_, told)| told.receipt != 0);
-                let charged = charged.map(|(charge, told)| charge.with_receipt(told.receipt));
-                taken.push(charged.collect());
-            }
-            allowed &= !outcomes.iter().any(Outcome::denies);
-            for (&at, outcome) in group.iter().zip(outcomes) {
-                found[at] = Some(outcome);
-            }
-        }
-        if !allowed {
-            for charged in taken.iter().filter(|charged| !charged.is_empty()) {
-                let now = self.ask(&REFUND, "refund", charged, &clock).await?;
-                for (charge, now) in charged.iter().zip(now) {
-                    let at = charges.iter().position(|other| other.shares(charge));
-                    if let Some(told) = at.and_then(|at| found[at].as_mut()) {
-                        (told.remaining, told.reset, told.receipt) = (now.remaining, now.reset, 0);
-                    }
-                }
-            }
-        }
-        Ok(Verdict::new(found.into_iter().flatten()))
-    }
-
-    /// Tells each key in a step of its own; what one says is nothing to the others.
-    async fn each_key(
-        &self,
-        script: &'static Script,
-        verb: &'static str,
-        charges: &[Charge],
-    ) -> Result<Verdict, StoreError> {
-        let clock = Left::of(self.redis.deadline);
-        if !charges.is_empty() && self.is_one_step(charges) {
-            return Ok(Verdict::new(self.ask(script, verb, charges, &clock).await?));
-        }
-        let mut found = vec![None; charges.len()];
-        for group in groups(charges) {
-            let of: Vec<Charge> = group.iter().map(|&at| charges[at].clone()).collect();
-            let outcomes = self.ask(script, verb, &of, &clock).await?;
-            for (at, outcome) in group.into_iter().zip(outcomes) {
-                found[at] = Some(outcome);
-            }
-        }
-        Ok(Verdict::new(found.into_iter().flatten()))
-    }
-
-    async fn ask(
-        &self,
-        script: &'static Script,
-        verb: &str,
-        charges: &[Charge],
-        clock: &Left,
-    ) -> Result<Vec<Outcome>, StoreError> {
-        let call = self.call(script, verb, charges);
-        Told::of(charges).outcomes(self.redis.script_within(call, clock.left()).await?)
-    }
-
-    /// What was taken before a later key failed goes back as soon as it can.
-    fn give_back_later(&self, taken: Vec<Vec<Charge>>) {
-        let this = self.clone();
-        self.redis.context.tasks.spawn_if_possible(async move {
-            for charged in taken.iter().filter(|charged| !charged.is_empty()) {
-                let clock = Left::of(this.redis.deadline);
-                // One that fails ends by itself, as every count does.
-                let _ = this.ask(&REFUND, "refund", charged, &clock).await;
-            }
-        });
     }
 }
 
 impl RateLimitStore for RedisStore {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        self.decide("check", charges)
+        self.decide(charges)
     }
 
     fn peek(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        self.decide("peek", charges)
+        self.tell("peek", charges)
     }
 
     fn charge(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
-        self.decide("charge", charges)
+        self.tell("charge", charges)
     }
 
     fn refund(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
@@ -304,58 +243,5 @@ impl RateLimitStore for RedisStore {
 
     fn tasks(&self) -> Tasks {
         self.redis.context.tasks.clone()
-    }
-}
-
-/// What the reply to a call does not repeat.
-struct Told(Vec<(bool, Option<u64>)>);
-
-impl Told {
-    fn of(charges: &[Charge]) -> Self {
-        let told = |charge: &Charge| {
-            let lease = charge.rule.is_concurrency().then_some(charge.receipt);
-            (charge.shadow, lease)
-        };
-        Self(charges.iter().map(told).collect())
-    }
-
-    fn outcomes(self, reply: Value) -> Result<Vec<Outcome>, StoreError> {
-        let numbers: Vec<i64> = parse(reply, "rate_limit/check.lua")?;
-        if numbers.len() != NUMBERS_PER_POLICY * self.0.len() {
-            return Err(StoreError::corrupt(format!(
-                "rate_limit/check.lua: {} numbers are not {NUMBERS_PER_POLICY} for each of {} policies",
-                numbers.len(),
-                self.0.len()
-            )));
-        }
-        let outcomes = numbers.chunks_exact(NUMBERS_PER_POLICY).zip(self.0).map(outcome);
-        Ok(outcomes.collect())
-    }
-}
-
-fn outcome((numbers, (shadow, lease)): (&[i64], (bool, Option<u64>))) -> Outcome {
-    let positive = |at: usize| u64::try_from(numbers[at]).unwrap_or(0);
-    let retry = u64::try_from(numbers[3]).ok();
-    let mut outcome = Outcome::from_micros(numbers[0] == 1, positive(1), positive(2), retry);
-    outcome.banned = numbers[0] == -1;
-    outcome.shadow = shadow;
-    outcome.receipt = match (positive(4), lease) {
-        (0, _) => 0,
-        (_, Some(id)) => id,
-        (receipt, None) => receipt,
-    };
-    outcome
-}
-
-/// What is left of a deadline.
-struct Left(Instant);
-
-impl Left {
-    fn of(deadline: Duration) -> Self {
-        Self(Instant::now() + deadline)
-    }
-
-    fn left(&self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
     }
 }

@@ -111,6 +111,16 @@ impl Harness {
         Self { backend: connect(&url, clock.clone()).await, clock, home }
     }
 
+    /// The same, with a store of rate limits that asks Redis every time, whatever it knows.
+    pub(crate) async fn without_deny_cache(mut self) -> Self {
+        if let Some(url) = self.home.url() {
+            let builder = Backend::builder().prefix(PREFIX).clock(self.clock.clone());
+            let builder = builder.deadline(PATIENCE).rate_limit_deny_cache(Duration::ZERO);
+            self.backend = builder.redis(url).await.expect("the server runs");
+        }
+        self
+    }
+
     /// Whether another process could have the same state, and a test look at it with
     /// [`command`](Self::command) and [`keys`](Self::keys): everywhere but in memory.
     pub(crate) fn is_shared(&self) -> bool {

@@ -3,7 +3,6 @@
 use crate::{
     harness::{Harness, PREFIX},
     rate_limit_tests::naive::{Known, Naive, Said},
-    support::resp::RespClient,
 };
 use std::time::Duration;
 use towerkeep::rate_limit::{Charge, Outcome, Policy, RateLimitStore};
@@ -41,26 +40,25 @@ impl Subject {
     }
 }
 
-/// Replays `steps` steps on the store. A failure names the seed, which repeats it.
-pub(crate) async fn replay(harness: &Harness, steps: u64, seed: u64) {
+/// Replays `steps` steps on the store, with so many keys at a time. A failure names the seed, which repeats it.
+pub(crate) async fn replay(harness: &Harness, steps: u64, seed: u64, keys: u64) {
     let mut dice = Dice(seed);
-    let mut client = harness.server().map(|server| server.client());
     let mut done = 0;
     for round in 0.. {
         if done >= steps {
             return;
         }
-        let mut subjects = subjects(&mut dice, round);
+        let mut subjects = subjects(&mut dice, round, keys);
         for _ in 0..steps.min(250) {
             done += 1;
-            pass_time(harness, client.as_mut(), &mut dice, &mut subjects).await;
+            pass_time(harness, &mut dice, &mut subjects).await;
             step(harness, &mut dice, &mut subjects, &format!("seed {seed}, step {done}")).await;
         }
         every_key_has_a_ttl(harness);
     }
 }
 
-fn subjects(dice: &mut Dice, round: u64) -> Vec<Subject> {
+fn subjects(dice: &mut Dice, round: u64, keys: u64) -> Vec<Subject> {
     let count = 1 + dice.below(4);
     let subjects = (0..count).map(|n| {
         let algorithm = dice.below(7) as usize;
@@ -69,18 +67,13 @@ fn subjects(dice: &mut Dice, round: u64) -> Vec<Subject> {
         let burst = dice.one(&[limit, 1, 5, 30]);
         let (naive, policy) = Naive::make(algorithm, &format!("p{n}"), limit, ms, burst);
         let policy = if dice.below(5) == 0 { policy.shadow() } else { policy };
-        let key = format!("{round}-{}", dice.below(2));
+        let key = format!("{round}-{}", dice.below(keys));
         Subject { naive, policy, key, known: Known::default(), receipts: Vec::new() }
     });
     subjects.collect()
 }
 
-async fn pass_time(
-    harness: &Harness,
-    mut client: Option<&mut RespClient>,
-    dice: &mut Dice,
-    subjects: &mut [Subject],
-) {
+async fn pass_time(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject]) {
     let longest = subjects.iter().map(|subject| subject.naive.longest()).max().unwrap_or(1) as u64;
     let by = match dice.below(12) {
         0..4 => 0,
@@ -103,10 +96,11 @@ async fn pass_time(
     for subject in subjects {
         if subject.naive.sweep(&mut subject.known, now) {
             harness.peek(&[subject.charge(0)]).await.unwrap();
-            if let Some(client) = &mut client {
+            if harness.is_shared() {
                 let (key, policy) = (&subject.key, subject.policy.name());
                 let algorithm = subject.policy.rule().algorithm();
-                client.command(&["DEL", &format!("{PREFIX}:limit:{{{key}}}:{policy}:{algorithm}")]);
+                harness
+                    .command(&["DEL", &format!("{PREFIX}:limit:{{{key}}}:{policy}:{algorithm}")]);
             }
         }
     }
@@ -261,9 +255,9 @@ fn now(harness: &Harness) -> i128 {
 }
 
 fn every_key_has_a_ttl(harness: &Harness) {
-    let Some(server) = harness.server() else { return };
-    let mut client = server.client();
-    for key in client.command(&["KEYS", "*"]).texts() {
-        assert!(client.command(&["PTTL", &key]).int() > 0, "{key} has no TTL");
+    if harness.is_shared() {
+        for key in harness.keys("*") {
+            assert!(harness.command(&["PTTL", &key]).int() > 0, "{key} has no TTL");
+        }
     }
 }

@@ -43,11 +43,7 @@ pub(super) async fn tour(backend: &Backend) -> Result<(), StoreError> {
     backend.append(&ann, vec!["1".into()], Trail::default()).await?;
     assert_eq!(backend.recent(&ann, 9).await?, ["1"]);
 
-    let policy = Policy::gcra("p", Quota::per_day(1));
-    for allowed in [true, false] {
-        let verdict = backend.check(&[Charge::new(&policy, "k", 1)]).await?;
-        assert_eq!(verdict.is_allowed(), allowed);
-    }
+    limits(backend).await?;
 
     let (run, print) = (Claim::new("id", "run"), Fingerprint::new([1; 32]));
     let terms = || Terms::new(MINUTE, MINUTE);
@@ -69,6 +65,34 @@ pub(super) async fn tour(backend: &Backend) -> Result<(), StoreError> {
     assert!(matches!(backend.acquire("job", "token", MINUTE).await?, Attempt::Acquired { .. }));
     assert!(LockStore::renew(backend, "job", "token", MINUTE).await?);
     assert!(LockStore::release(backend, "job", "token").await?);
+    Ok(())
+}
+
+/// Every verb of the rate limits, with every algorithm.
+async fn limits(backend: &Backend) -> Result<(), StoreError> {
+    let policies = [
+        Policy::gcra("gcra", Quota::per_day(1)),
+        Policy::token_bucket("bucket", Quota::per_day(1)),
+        Policy::fixed_window("fixed", Quota::per_day(1)),
+        Policy::sliding_window("sliding", Quota::per_day(1)),
+        Policy::sliding_log("log", Quota::per_day(1)),
+        Policy::concurrency("leases", 1),
+    ];
+    for policy in policies {
+        let first = Charge::new(&policy, "k", 1);
+        let taken = backend.check(std::slice::from_ref(&first)).await?;
+        assert!(taken.is_allowed());
+        let other = [Charge::new(&policy, "k", 1)];
+        assert!(!backend.check(&other).await?.is_allowed());
+        backend.charge(&other).await?;
+        assert!(RateLimitStore::renew(backend, std::slice::from_ref(&first)).await?.is_allowed());
+        backend.refund(&[first.with_receipt(taken.outcomes()[0].receipt)]).await?;
+        backend.ban(&other, MINUTE).await?;
+        assert!(backend.peek(&other).await?.is_banned());
+        backend.unban(&other).await?;
+        RateLimitStore::reset(backend, &other).await?;
+        assert!(backend.peek(&other).await?.is_allowed());
+    }
     Ok(())
 }
 
