@@ -89,7 +89,7 @@ impl Denials {
         }
         for ((charge, key), outcome) in charges.iter().zip(keys).zip(verdict.outcomes()) {
             // When a lease is given back is up to its holder.
-            if outcome.denies() && !(charge.rule.is_concurrency() && !outcome.banned) {
+            if outcome.denies() && (outcome.banned || !charge.rule.is_concurrency()) {
                 known.learn(charge, key, *outcome);
             }
         }
@@ -100,7 +100,7 @@ impl Denials {
         let Some(known) = &self.0 else { return };
         for key in keys {
             known.forgotten[known.place(key)].fetch_add(1, SeqCst);
-            known.denials.with(key, |entry| drop(entry.remove()));
+            known.denials.with(key, |entry| entry.remove());
         }
     }
 

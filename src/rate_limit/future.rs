@@ -5,10 +5,10 @@ use crate::{
     marks::UserId,
     rate_limit::{
         asked::{Asked, Decided},
-        headers,
         held::HeldLeases,
         layer::{Config, OnStoreError},
         outcome::Verdict,
+        passed::{self, Passed},
         rejection::Rejection,
         status::RateLimitStatus,
         store::Charge,
@@ -59,14 +59,6 @@ pin_project! {
 /// A request that the store is asked about.
 struct Open {
     asked: Asked,
-    leases: Option<HeldLeases>,
-}
-
-/// A request that was let through.
-#[derive(Default)]
-struct Passed {
-    /// What this layer said; nothing if it was not asked.
-    status: Option<RateLimitStatus>,
     leases: Option<HeldLeases>,
 }
 
@@ -123,11 +115,12 @@ where
                 StateProj::Inner { future, passed } => {
                     let response = ready!(future.poll(cx))?;
                     let passed = mem::take(passed);
-                    match settle(config, response, passed) {
-                        Ok((response, passed)) => {
-                            return Poll::Ready(Ok(finish(config, response, passed)));
+                    let (response, refund) = passed.settle(config, response);
+                    match refund {
+                        Some((refund, charges)) => {
+                            State::Refund { refund, charges, response: Some(response), passed }
                         }
-                        Err(refund) => refund,
+                        None => return Poll::Ready(Ok(passed.finish(config, response))),
                     }
                 }
                 StateProj::Refund { refund, charges, response, passed } => {
@@ -139,12 +132,12 @@ where
                         Err(error) => telemetry::store_failed("rate_limit", &error),
                     }
                     let response = response.take().expect(POLLED_ONCE);
-                    return Poll::Ready(Ok(finish(config, response, passed)));
+                    return Poll::Ready(Ok(passed.finish(config, response)));
                 }
                 StateProj::Rejected { rejection, status } => {
                     let rejection = rejection.take().expect(POLLED_ONCE);
                     let mut response = config.rejection.respond(rejection);
-                    tell(config, status.take(), &mut response);
+                    passed::tell(config, status.take(), &mut response);
                     return Poll::Ready(Ok(response));
                 }
             };
@@ -253,57 +246,6 @@ fn rejected<S, Q, F, P>(
     status: Option<RateLimitStatus>,
 ) -> State<S, Q, F, P> {
     State::Rejected { rejection: Some(rejection), status }
-}
-
-/// The response, unless something that was charged does not count.
-#[allow(clippy::result_large_err)] // the error is the next state, and no failure
-fn settle<S, Q, F, R>(
-    config: &Config,
-    response: Response<R>,
-    passed: Passed,
-) -> Result<(Response<R>, Passed), State<S, Q, F, Response<R>>> {
-    let Some(decided) = passed.status.as_ref().and_then(RateLimitStatus::last) else {
-        return Ok((response, passed));
-    };
-    if !decided.counts_later() {
-        return Ok((response, passed));
-    }
-    let (parts, body) = response.into_parts();
-    let charges = decided.to_refund(&parts);
-    let store = decided.asked.store.clone();
-    let response = Response::from_parts(parts, body);
-    if charges.is_empty() {
-        return Ok((response, passed));
-    }
-    let refund = store.refund(&charges).within("a rate limit refund", config.deadline);
-    Err(State::Refund { refund, charges, response: Some(response), passed })
-}
-
-fn finish<R: Body<Data = Bytes>>(
-    config: &Config,
-    response: Response<R>,
-    passed: Passed,
-) -> Response<ResponseBody<R>> {
-    let Passed { status, leases } = passed;
-    let mut response = response.map(ResponseBody::inner);
-    tell(config, status, &mut response);
-    match leases {
-        Some(leases) => response.map(|body| body.holding(leases)),
-        None => response,
-    }
-}
-
-fn tell<B>(config: &Config, status: Option<RateLimitStatus>, response: &mut Response<B>) {
-    if let Some(status) = status {
-        headers::write(config.headers, status.told(), response.headers_mut());
-    }
-}
-
-impl Passed {
-    fn refunded(&mut self, charges: &[Charge], said: &Verdict) {
-        let decided = self.status.as_ref().and_then(RateLimitStatus::last);
-        self.status = decided.map(|decided| RateLimitStatus::new(decided.refunded(charges, said)));
-    }
 }
 
 impl<S, Q> Call<S, Q> {

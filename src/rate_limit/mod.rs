@@ -139,6 +139,7 @@ mod held;
 mod layer;
 mod memory;
 mod outcome;
+mod passed;
 mod policy;
 mod quota;
 #[cfg(feature = "redis")]
