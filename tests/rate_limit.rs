@@ -73,6 +73,7 @@ async fn a_burst_is_allowed_then_one_per_interval(harness: Harness) {
 }
 
 async fn what_one_policy_denies_is_charged_to_none(harness: Harness) {
+    let harness = harness.without_deny_cache().await;
     let wide = Policy::gcra("wide", Quota::per_minute(100));
     let narrow = Policy::gcra("narrow", Quota::per_minute(2));
     let both = || [Charge::new(&wide, "k", 1), Charge::new(&narrow, "k", 1)];

@@ -88,7 +88,11 @@ impl RateLimitLayer {
             StoreError::config(format!("there is no policy {name:?} here; there is {names:?}"))
         })?;
         let mut parts = KeyBuilder::default();
-        key.into_iter().for_each(|part| parts.push(part.as_ref()));
+        let is_secret = policy.key_by().is_secret();
+        for part in key {
+            let part = part.as_ref();
+            if is_secret { parts.push_secret(part) } else { parts.push(part) }
+        }
         Ok(Charge::new(policy, parts.finish(), 1))
     }
 }

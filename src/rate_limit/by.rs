@@ -42,6 +42,12 @@ pub trait KeyBy: Send + Sync + 'static {
     fn needs_user(&self) -> bool {
         false
     }
+
+    /// Whether a part of it is [secret](KeyBuilder::push_secret), so that an operator who names a key
+    /// by its parts means the digest. Default: no.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 /// Why a request has no key.
@@ -236,6 +242,10 @@ impl KeyBy for Header {
         key.push_secret(&String::from_utf8_lossy(value.unwrap_or_default()));
         Ok(())
     }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
 }
 
 /// A request extension: see [`extension`].
@@ -297,6 +307,12 @@ macro_rules! key_by_all {
                 #[allow(non_snake_case)]
                 let ($($name,)+) = self;
                 $($name.needs_user())||+
+            }
+
+            fn is_secret(&self) -> bool {
+                #[allow(non_snake_case)]
+                let ($($name,)+) = self;
+                $($name.is_secret())||+
             }
         }
     };

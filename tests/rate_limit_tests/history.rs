@@ -124,12 +124,12 @@ async fn decide(
 ) {
     let now = now(harness);
     let mut asked: Vec<(usize, Charge)> = Vec::new();
-    for at in 0..subjects.len() {
+    for (at, subject) in subjects.iter().enumerate() {
         // Now and then a policy is charged twice in one call, or not at all.
         for _ in 0..dice.one(&[1, 1, 1, 1, 0, 2]) {
-            let most = subjects[at].naive.most();
+            let most = subject.naive.most();
             let cost = dice.one(&[1, 1, 1, 1, 2, 3, 0, 5, most, most + 1, u64::MAX]);
-            asked.push((at, subjects[at].charge(cost)));
+            asked.push((at, subject.charge(cost)));
         }
     }
     let charges: Vec<Charge> = asked.iter().map(|(_, charge)| charge.clone()).collect();
