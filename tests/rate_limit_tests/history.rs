@@ -32,6 +32,8 @@ struct Subject {
     known: Known,
     /// What was charged and not refunded yet.
     receipts: Vec<(u64, u64)>,
+    /// How long the last denial was said to last, in µs.
+    wait: u64,
 }
 
 impl Subject {
@@ -68,7 +70,7 @@ fn subjects(dice: &mut Dice, round: u64, keys: u64) -> Vec<Subject> {
         let (naive, policy) = Naive::make(algorithm, &format!("p{n}"), limit, ms, burst);
         let policy = if dice.below(5) == 0 { policy.shadow() } else { policy };
         let key = format!("{round}-{}", dice.below(keys));
-        Subject { naive, policy, key, known: Known::default(), receipts: Vec::new() }
+        Subject { naive, policy, key, known: Known::default(), receipts: Vec::new(), wait: 0 }
     });
     subjects.collect()
 }
@@ -82,8 +84,13 @@ async fn pass_time(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject])
         8 => dice.below(3_000_000),
         9 => dice.below(longest / 3 + 1),
         10 if dice.below(4) == 0 => dice.below(longest * 2),
-        _ => 1,
+        // To the very end of a denial, or to the microsecond before it.
+        _ => {
+            let wait = subjects.iter().map(|subject| subject.wait).find(|wait| *wait > 0);
+            wait.map_or(1, |wait| wait - dice.below(2))
+        }
     };
+    subjects.iter_mut().for_each(|subject| subject.wait = subject.wait.saturating_sub(by));
     harness.clock.advance(Duration::from_micros(by));
     match dice.below(200) {
         0..6 => harness.clock.set_back(Duration::from_micros(dice.below(50_000))),
@@ -154,7 +161,9 @@ async fn decide(
         let subject = &mut subjects[at];
         let mut known = subject.known.clone();
         subject.naive.heal(&mut known, now);
-        said.push(subject.naive.say(&known, now, cost, id));
+        let told = subject.naive.say(&known, now, cost, id);
+        subject.wait = told.retry.map_or(0, |retry| retry.as_micros() as u64);
+        said.push(told);
         if !peek {
             subject.known = known;
         }
