@@ -295,6 +295,8 @@ impl Draft {
         self.user = None;
         self.view.clear();
         self.slide = false;
+        // One that an earlier save of the same request had set is of no use any more.
+        self.cookie = Cookie::None;
     }
 
     /// Does it to the view. Whether the real one is to say yes.
