@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 use towerkeep::{
@@ -47,6 +48,7 @@ on_every_backend! {
     what_a_user_did_is_kept_in_order_and_within_bounds,
     a_change_that_is_lost_may_be_told,
     a_user_has_any_name,
+    a_login_under_way_stays_in_the_list_that_is_revoked,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -156,10 +158,12 @@ async fn a_browser_that_changes_its_user_changes_lists(harness: Harness) {
     harness.enlist(&ann(), &browser.token().selector(), HOUR).await.unwrap();
     harness.enlist(&ann(), &first, HOUR).await.unwrap();
     assert!(list(&sessions).await.is_empty());
+    harness.advance(Duration::from_secs(60));
     assert_eq!(sessions.revoke_all(&ann(), None).await.unwrap(), 0);
     assert_eq!(browser.user().await.unwrap(), "bob");
     browser.logout().await;
     assert!(sessions.list(&UserId::new("bob")).await.unwrap().is_empty());
+    settled(&harness.backend).await;
     if harness.is_shared() {
         assert_eq!(harness.keys("*"), Vec::<String>::new(), "nothing is left");
     }
@@ -574,6 +578,53 @@ async fn a_session_that_could_not_be_listed_is_given_to_nobody() {
     assert_eq!(browser.user().await, None, "there would be no way to revoke it");
     let error: Error = layer.sessions().list(&ann()).await.unwrap_err();
     assert!(error.is_unavailable());
+}
+
+#[tokio::test]
+async fn a_session_that_could_not_be_ended_stays_in_the_list() {
+    let harness = Arc::new(Harness::redis().await);
+    let layer = layer(&harness.backend);
+    let (sessions, browser) = (layer.sessions(), Browser::new(&layer));
+    browser.login("ann").await;
+    let handle = browser.token().selector();
+    let (key, aside) = (format!("{PREFIX}:session:{handle}"), format!("{PREFIX}:aside"));
+    // The server that has the session fails; the one that has the list does not.
+    for _ in 0..3 {
+        harness.command(&["RENAME", &key, &aside]);
+        harness.command(&["SET", &key, "?"]);
+        assert!(sessions.revoke(&ann(), handle).await.is_err());
+        assert!(sessions.revoke_all(&ann(), None).await.is_err());
+        settled(&harness.backend).await;
+        harness.command(&["RENAME", &aside, &key]);
+        assert_eq!(list(&sessions).await.len(), 1, "it lives on where nobody finds it");
+    }
+    let busy = browser.copy();
+    let logout = busy.request({
+        let harness = harness.clone();
+        async move |session: Session| {
+            harness.command(&["RENAME", &key, &aside]);
+            harness.command(&["SET", &key, "?"]);
+            session.destroy();
+            let failed = session.commit().await.is_err();
+            harness.command(&["RENAME", &aside, &key]);
+            failed
+        }
+    });
+    assert_eq!(logout.await.value, Some(true));
+    settled(&harness.backend).await;
+    assert_eq!(sessions.revoke_all(&ann(), None).await.unwrap(), 1);
+    assert_eq!(browser.user().await, None);
+}
+
+async fn a_login_under_way_stays_in_the_list_that_is_revoked(harness: Harness) {
+    let (backend, sessions) = (&harness.backend, Sessions::new(harness.backend.clone()));
+    let token = Token::random();
+    backend.enlist(&ann(), &token.selector(), HOUR).await.unwrap();
+    assert_eq!(sessions.revoke_all(&ann(), None).await.unwrap(), 0);
+    let mut new = NewSession::new(token.hash(), HOUR);
+    new.user = Some(ann());
+    backend.create(&token.selector(), new, Limits::default()).await.unwrap();
+    assert_eq!(list(&sessions).await.len(), 1, "it is bound, and nobody could revoke it");
 }
 
 #[tokio::test]

@@ -148,6 +148,11 @@ async fn end(
         }
     };
     let (ended, (), next) = tokio::join!(ended, unlisted, next);
+    if let (Err(_), Some(user)) = (&ended, &user) {
+        // It may live on, and in no list it is one that nobody could revoke.
+        let idle = config.terms.idle;
+        enlist_later(config, Some(Note::new(user.clone(), idle)), selector);
+    }
     match ended.map_err(failed)? {
         Destroyed::Done { .. } => telemetry::count(SESSION_TOTAL, "destroyed"),
         Destroyed::Nothing => telemetry::count(SESSION_TOTAL, "gone"),

@@ -6,7 +6,7 @@ use crate::{
         commit::failed,
         error::Error,
         layer::Config,
-        sessions::{Device, devices},
+        sessions::{Device, devices, unlist_later},
         store::SessionStore,
         token::Selector,
     },
@@ -74,13 +74,8 @@ async fn evict(
     // The latest first, and the new one is not among them.
     for device in others(config, user, selector).await?.iter().skip(most.saturating_sub(1)) {
         let revoke = config.store.revoke(&device.handle, user);
-        let unlist = config.store.unlist(user, &[device.handle], Duration::ZERO);
-        let (revoked, unlisted) = tokio::join!(
-            config.bounded("a session destroy", revoke),
-            config.bounded("a list of sessions", unlist)
-        );
-        revoked.map_err(failed)?;
-        unlisted.map_err(failed)?;
+        config.bounded("a session destroy", revoke).await.map_err(failed)?;
+        unlist_later(&config.store, user, vec![device.handle], Duration::ZERO);
         telemetry::count(telemetry::SESSION_TOTAL, "evicted");
     }
     Ok(())

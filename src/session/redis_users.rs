@@ -91,7 +91,7 @@ impl UserStore for RedisStore {
 
     fn recent(&self, user: &UserId, count: usize) -> StoreFuture<Vec<Bytes>> {
         let mut lrange = redis::cmd("LRANGE");
-        lrange.arg(self.trail_of(user)).arg(0).arg(count as i64 - 1);
+        lrange.arg(self.trail_of(user)).arg(0).arg(i64::try_from(count).unwrap_or(i64::MAX) - 1);
         if count == 0 {
             return StoreFuture::ready(Ok(Vec::new()));
         }

@@ -16,6 +16,7 @@ use crate::{
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::{
+    collections::BTreeSet,
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
@@ -78,50 +79,58 @@ impl Sessions {
     ///
     /// [`Error::is_unavailable`] if the store fails.
     pub async fn revoke(&self, user: &UserId, handle: Selector) -> Result<bool, Error> {
-        let revoke = self.store.revoke(&handle, user);
-        let unlist = self.store.unlist(user, &[handle], Duration::ZERO);
-        let (revoked, unlisted) = tokio::join!(revoke, unlist);
-        let revoked = matches!(revoked?, Destroyed::Done { .. });
+        let revoked = matches!(self.store.revoke(&handle, user).await?, Destroyed::Done { .. });
         if revoked {
             telemetry::count(SESSION_TOTAL, "revoked");
+            unlist_later(&self.store, user, vec![handle], Duration::ZERO);
         }
-        unlisted?;
         Ok(revoked)
     }
 
     /// Ends all sessions of a user, but the `except`ed one. How many they were. Two round trips for
-    /// each 100.
+    /// each 100, and one for the list.
     ///
     /// A login that happens at the same time may come after it.
     ///
     /// # Errors
     ///
-    /// [`Error::is_unavailable`] if the store fails. Some may have ended then.
+    /// [`Error::is_unavailable`] if the store fails. Some may have ended then; the others are listed
+    /// still, so that another call ends them.
     pub async fn revoke_all(
         &self,
         user: &UserId,
         except: Option<Selector>,
     ) -> Result<usize, Error> {
         let mut ended = 0;
+        let mut tried = BTreeSet::new();
         loop {
             let listed = self.store.listed(user).await?;
             let full = listed.len() == MOST_LISTED;
+            // What is listed again is not tried again, so this comes to an end.
             let handles: Vec<_> = listed
                 .into_iter()
                 .map(|(handle, _)| handle)
-                .filter(|handle| Some(*handle) != except)
+                .filter(|handle| Some(*handle) != except && tried.insert(*handle))
                 .collect();
             for some in handles.chunks(AT_A_TIME) {
                 let revokes = some.iter().map(|handle| self.store.revoke(handle, user)).collect();
-                let unlist = self.store.unlist(user, some, Duration::ZERO);
-                let (revoked, unlisted) = tokio::join!(all(revokes), unlist);
-                for revoked in revoked {
+                let (mut gone, mut missing) = (Vec::new(), Vec::new());
+                for (handle, revoked) in some.iter().zip(all(revokes).await) {
                     if matches!(revoked?, Destroyed::Done { .. }) {
                         telemetry::count(SESSION_TOTAL, "revoked");
-                        ended += 1;
+                        gone.push(*handle);
+                    } else {
+                        missing.push(*handle);
                     }
                 }
-                unlisted?;
+                ended += gone.len();
+                // Not before they have ended, or one that has not could be found no more. One that is
+                // missing may be a login's that is about to be bound.
+                let (unlisted, tidied) = tokio::join!(
+                    self.store.unlist(user, &gone, Duration::ZERO),
+                    self.store.unlist(user, &missing, policy::SPARED)
+                );
+                unlisted.and(tidied)?;
             }
             if !full || handles.is_empty() {
                 return Ok(ended);
@@ -222,14 +231,25 @@ pub(crate) async fn devices(
         }
     }
     if !gone.is_empty() {
-        let (store, user) = (store.clone(), user.clone());
-        store.clone().tasks().spawn_if_possible(async move {
-            if let Err(error) = store.unlist(&user, &gone, policy::SPARED).await {
-                telemetry::store_failed("session", &error);
-            }
-        });
+        unlist_later(store, user, gone, policy::SPARED);
     }
     Ok(devices)
+}
+
+/// Strikes sessions off a list, in a task of its own. Those that were ended, only once that is known:
+/// one that lives on and is not listed is one that nobody could revoke.
+pub(crate) fn unlist_later(
+    store: &Arc<dyn SessionStore>,
+    user: &UserId,
+    selectors: Vec<Selector>,
+    spared: Duration,
+) {
+    let (store, user) = (store.clone(), user.clone());
+    store.clone().tasks().spawn_if_possible(async move {
+        if let Err(error) = store.unlist(&user, &selectors, spared).await {
+            telemetry::store_failed("session", &error);
+        }
+    });
 }
 
 /// All at the same time.
