@@ -28,7 +28,9 @@ use std::{panic::catch_unwind, time::Duration};
 use tower::ServiceExt;
 use towerkeep::{
     Backend,
-    session::{CookieKey, Error, SameSite, Session, SessionLayer, SessionStore, Token},
+    session::{
+        CookieKey, Error, LazySession, SameSite, Session, SessionLayer, SessionStore, Token,
+    },
 };
 
 on_every_backend! {
@@ -170,6 +172,20 @@ async fn a_key_is_replaced_without_logging_anybody_out(harness: Harness) {
         assert!(!page.cookies()[0].contains("Max-Age"), "{:?}", page.headers);
         let resealed = page.cookie();
         assert!(with(&during, "/show", &resealed).await.cookies().is_empty(), "once is enough");
+
+        // One field set or read alone is as good.
+        for alone in ["set", "get"] {
+            let cookie = send(&before, "/login/dan", b"").await.cookie();
+            let fields = Router::new()
+                .route("/set", get(async |lazy: LazySession| lazy.set_field("a", &1).await))
+                .route(
+                    "/get",
+                    get(async |lazy: LazySession| lazy.get_field::<u8>("a").await.map(drop)),
+                )
+                .layer(keys(layer(harness.backend.clone()), vec![key(2), key(1)]));
+            let page = with(&fields, &format!("/{alone}"), &cookie).await;
+            assert!(with(&after, "/show", &page.cookie()).await.text.starts_with("dan"), "{alone}");
+        }
 
         // A session that has ended is not given its cookie again, by whatever key.
         let ended = send(&before, "/login/eve", b"").await.cookie();

@@ -24,8 +24,8 @@ use std::{
 use towerkeep::{
     Backend, UserId,
     session::{
-        Activity, Device, Error, Limits, NewSession, OnGone, OnMaxSessions, Session, SessionLayer,
-        SessionStore, Sessions, Token, Trail, UserStore,
+        Activity, CookieKey, Device, Error, LazySession, Limits, NewSession, OnGone, OnMaxSessions,
+        Session, SessionLayer, SessionStore, Sessions, Token, Trail, UserStore,
     },
 };
 
@@ -49,6 +49,7 @@ on_every_backend! {
     a_change_that_is_lost_may_be_told,
     a_user_has_any_name,
     a_login_under_way_stays_in_the_list_that_is_revoked,
+    a_read_sends_no_cookie_again_that_a_login_has_replaced_meanwhile,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -625,6 +626,39 @@ async fn a_login_under_way_stays_in_the_list_that_is_revoked(harness: Harness) {
     new.user = Some(ann());
     backend.create(&token.selector(), new, Limits::default()).await.unwrap();
     assert_eq!(list(&sessions).await.len(), 1, "it is bound, and nobody could revoke it");
+}
+
+async fn a_read_sends_no_cookie_again_that_a_login_has_replaced_meanwhile(harness: Harness) {
+    let keys = |of: &[u8]| of.iter().map(|n| CookieKey::new([*n; 32])).collect::<Vec<_>>();
+    let slides = layer(&harness.backend).max_age(HOUR);
+    let before = layer(&harness.backend).signing_keys(keys(&[1]));
+    let after = layer(&harness.backend).signing_keys(keys(&[2, 1]));
+    for (before, after) in [(slides.clone(), slides), (before, after)] {
+        let visitor = Browser::new(&before);
+        visitor.set("a").await;
+        harness.advance(HOUR / 2);
+        let browser = visitor.through(&after);
+        let login = browser.copy();
+        let read = browser.request(async move |session: Session| {
+            assert_eq!(session.get("a").unwrap(), Some(1));
+            login.login("ann").await
+        });
+        let read = read.await;
+        assert!(read.value.as_ref().unwrap().set_cookie().is_some());
+        assert_eq!(read.set_cookie(), None, "it would log the user out");
+
+        let browser = Browser::new(&before);
+        browser.set("a").await;
+        harness.advance(HOUR / 2);
+        let browser = browser.through(&after);
+        let login = browser.copy();
+        let read = browser.lazy(async move |lazy: LazySession| {
+            assert_eq!(lazy.get_field("a").await.unwrap(), Some(1));
+            login.login("ann").await.set_cookie().is_some()
+        });
+        let read = read.await;
+        assert_eq!((read.value, read.set_cookie()), (Some(true), None), "a field alone");
+    }
 }
 
 #[tokio::test]

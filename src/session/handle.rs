@@ -55,6 +55,8 @@ struct Lazy {
 #[derive(Default)]
 struct Alone {
     slide: Option<Token>,
+    /// A cookie to send again if it still holds, and how long it lasts.
+    resend: Option<(Token, Option<Duration>)>,
     cookie: Option<CookieChange>,
 }
 
@@ -155,6 +157,11 @@ impl LazySession {
         lock(&self.0.alone).slide = Some(token);
     }
 
+    /// Sends the cookie again if it still holds after the handler, which restarts the idle timeout.
+    pub(crate) fn resend_later(&self, token: Token, lasts: Option<Duration>) {
+        lock(&self.0.alone).resend = Some((token, lasts));
+    }
+
     /// Sends the cookie again; `lasts` is for how long if it outlives the browser by its own wish.
     pub(crate) fn send_cookie(&self, token: Token, lasts: Option<Duration>) {
         lock(&self.0.alone).cookie = Some(CookieChange::Set(token, lasts));
@@ -173,8 +180,14 @@ impl LazySession {
 
     /// What the client is to be told.
     pub(crate) fn cookie(&self) -> Option<CookieChange> {
-        let of_session = self.loaded().and_then(|session| session.state().cookie());
-        of_session.or_else(|| lock(&self.0.alone).cookie)
+        let alone = lock(&self.0.alone).cookie;
+        let Some(session) = self.loaded() else { return alone };
+        let state = session.state();
+        let holds = |change: &CookieChange| match (change, state.token()) {
+            (CookieChange::Set(token, _), Some(live)) => live.is(token),
+            _ => false,
+        };
+        state.cookie().or_else(|| alone.filter(holds))
     }
 
     /// The session, if it has been loaded.
@@ -184,7 +197,17 @@ impl LazySession {
 
     /// What is left to do for a response of this status; `None` if nothing is.
     pub(crate) fn finish(&self, status: StatusCode) -> Option<Finishing> {
-        self.loaded().and_then(|session| session.finish(status))
+        if let Some(session) = self.loaded() {
+            return session.finish(status);
+        }
+        let (token, lasts) = lock(&self.0.alone).resend.take()?;
+        let this = self.clone();
+        Some(Box::pin(async move {
+            if still_holds(this.config(), token).await {
+                this.send_cookie(token, lasts);
+            }
+            Ok(())
+        }))
     }
 }
 
@@ -373,7 +396,8 @@ impl Session {
                 state.discard();
             }
             let carried_on = self.0.running.try_lock().map_or(true, |step| step.is_some());
-            if !state.is_pending() && !carried_on && self.failure().is_none() {
+            let nothing = !state.is_pending() && !carried_on && self.failure().is_none();
+            if nothing && !state.resends() {
                 return None;
             }
         }
@@ -389,7 +413,15 @@ impl Session {
                     *this.failure() = Some(error.clone());
                     Err(error)
                 }
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    let resend = this.state().take_resend();
+                    if let Some(token) = resend
+                        && still_holds(&this.0.config, token).await
+                    {
+                        this.state().confirmed();
+                    }
+                    Ok(())
+                }
             }
         }))
     }
@@ -422,18 +454,37 @@ fn slide(config: &Arc<Config>, token: Token) {
     let config = config.clone();
     let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else { return };
     config.store.tasks().spawn_if_possible(async move {
-        let limits = config.terms.limits;
-        let slide = config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
-        match config.bounded("a session slide", slide).await {
-            Ok(Committed::Done { note, .. }) => {
-                telemetry::count(SESSION_TOTAL, "touched");
-                enlist_later(&config, note, token.selector());
-            }
-            Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
-            Err(error) => telemetry::store_failed("session", &error),
-        }
+        touch(&config, token).await;
         flight.land(());
     });
+}
+
+/// Whether a cookie that was read may be sent again: a login or a rotation since then has sent another,
+/// which this one must not replace. `false` also if another request of this process is at it, or if the
+/// store fails; the next request tries again.
+async fn still_holds(config: &Arc<Config>, token: Token) -> bool {
+    let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else {
+        return false;
+    };
+    let holds = touch(config, token).await;
+    flight.land(());
+    holds
+}
+
+/// Restarts the idle timeout of a session if the token proves it, and says whether it does.
+async fn touch(config: &Arc<Config>, token: Token) -> bool {
+    let limits = config.terms.limits;
+    let slide = config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
+    match config.bounded("a session slide", slide).await {
+        Ok(Committed::Done { note, .. }) => {
+            telemetry::count(SESSION_TOTAL, "touched");
+            enlist_later(config, note, token.selector());
+            return true;
+        }
+        Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
+        Err(error) => telemetry::store_failed("session", &error),
+    }
+    false
 }
 
 fn load(config: &Config, token: &Token) -> StoreFuture<Option<Record>> {

@@ -41,12 +41,12 @@ impl LazySession {
                     let now = config.store.clock().now();
                     let throttle = config.terms.throttle(record.idle);
                     let due = policy::slide_is_due(&record, throttle, now);
-                    if due {
+                    let lasts = record.persistent.then_some(record.longest_ttl);
+                    let slides = due && config.terms.persistent && lasts.is_none();
+                    if slides || self.presented().is_outdated(token) {
+                        self.resend_later(*token, lasts);
+                    } else if due {
                         self.slide_later(*token);
-                    }
-                    if (due && config.terms.persistent) || self.presented().is_outdated(token) {
-                        let lasts = record.persistent.then_some(record.longest_ttl);
-                        self.send_cookie(*token, lasts);
                     }
                     let stored = record.fields.get(name);
                     let value = stored.and_then(|stored| expiry::value(stored, now));
@@ -83,28 +83,32 @@ impl LazySession {
             let json = serde_json::to_vec(value).map_err(|source| Error::encode(name, source))?;
             let stored = expiry::plain(json);
             let (config, limits) = (self.config(), self.config().terms.limits);
+            let mut rotated = false;
             for token in self.presented().tokens() {
                 let mut delta = Delta::default();
                 delta.changes.insert(name.into(), Change::Set(stored.clone()));
                 let commit = config.store.commit(&token.selector(), &token.hash(), delta, limits);
                 let commit = config.bounded("a session commit", commit).await;
                 match commit.inspect_err(|error| telemetry::store_failed("session", error))? {
-                    Committed::Done { persistent, note, .. } => {
+                    Committed::Done { ttl, persistent, note, .. } => {
                         telemetry::count(SESSION_TOTAL, "modified");
                         enlist_later(config, note, token.selector());
                         // A session that is remembered keeps its end, and so its cookie.
-                        if config.terms.persistent && !persistent {
-                            self.send_cookie(*token, None);
+                        let slides = config.terms.persistent && !persistent;
+                        if slides || self.presented().is_outdated(token) {
+                            self.send_cookie(*token, persistent.then_some(ttl));
                         }
                         return Ok(());
                     }
-                    Committed::Rotated => {
-                        telemetry::count(SESSION_TOTAL, "gone");
-                        return Err(Error::gone());
-                    }
+                    // Of two cookies, the other may hold.
+                    Committed::Rotated => rotated = true,
                     Committed::TooLarge(limit) => return Err(too_large(limit, limits)),
                     Committed::Gone | Committed::OtherUser | Committed::NotAnInteger(_) => {}
                 }
+            }
+            if rotated {
+                telemetry::count(SESSION_TOTAL, "gone");
+                return Err(Error::gone());
             }
         }
         let session = self.load().await?;

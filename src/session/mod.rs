@@ -140,7 +140,8 @@
 //! | [updates](Session::update) a field | 2, and one for each time that another request was faster |
 //! | lists devices | 2 |
 //!
-//! A slide is one more, after the response. The user's list and trail ride along with what is saved;
+//! A slide is one more, after the response; before it, where the cookie is sent again: only one that
+//! still holds may be, as a login might have replaced it meanwhile. The user's list and trail ride along with what is saved;
 //! about once a minute a list is told after the response that a session was seen.
 //!
 //! # Order

@@ -66,6 +66,8 @@ pub(crate) struct State {
     expired: Fields,
     pending: Pending,
     slide_due: bool,
+    /// Whether the cookie is to be sent again once the store has confirmed that it still holds.
+    resend: bool,
     cookie: Option<CookieChange>,
 }
 
@@ -108,6 +110,7 @@ impl State {
             expired: Fields::new(),
             pending: Pending::default(),
             slide_due: false,
+            resend: false,
             cookie: None,
         }
     }
@@ -135,9 +138,12 @@ impl State {
             }
         }
         let lasts = record.persistent.then_some(record.longest_ttl);
+        let slide_due = policy::slide_is_due(&record, throttle, now);
         Self {
             live: Some(Live { token, user: record.user.clone(), lasts }),
-            slide_due: policy::slide_is_due(&record, throttle, now),
+            slide_due,
+            // A session that is remembered keeps its end, and so its cookie.
+            resend: slide_due && terms.persistent && lasts.is_none(),
             user: record.user,
             fields: record.fields,
             expired,
@@ -145,9 +151,26 @@ impl State {
         }
     }
 
-    /// Sends the cookie again, since it is sealed by an old key.
+    /// Has the cookie sent again, since it is sealed by an old key.
     pub(crate) fn reseal(&mut self) {
-        self.cookie = self.live.as_ref().map(|live| CookieChange::Set(live.token, live.lasts));
+        self.resend = self.live.is_some();
+    }
+
+    /// Whether the cookie is to be sent again.
+    pub(crate) fn resends(&self) -> bool {
+        self.resend
+    }
+
+    /// The cookie that is to be sent again, once. It might have been replaced since it was read, and
+    /// would take the place of the new one.
+    pub(crate) fn take_resend(&mut self) -> Option<Token> {
+        mem::take(&mut self.resend).then(|| self.token()).flatten()
+    }
+
+    /// It holds, and the idle timeout was restarted.
+    pub(crate) fn confirmed(&mut self) {
+        self.resend = true;
+        self.slid();
     }
 
     /// The session in the store.
@@ -362,6 +385,7 @@ impl State {
                 self.stale = None;
                 self.writes = Writes::Saved;
                 self.slide_due = false;
+                self.resend = false;
                 self.cookie = Some(CookieChange::Set(token, lasts));
             }
             Outcome::Replaced(made, fields) => {
@@ -373,6 +397,7 @@ impl State {
             Outcome::Ended => {
                 self.live = None;
                 self.slide_due = false;
+                self.resend = false;
                 self.cookie = Some(CookieChange::Remove);
             }
             Outcome::Gone => return Err(self.gone()),
@@ -437,10 +462,11 @@ impl State {
     /// remembered keeps its end, and so its cookie.
     fn slid(&mut self) {
         self.slide_due = false;
-        if let (true, None, Some(Live { token, lasts: None, .. })) =
-            (self.terms.persistent, self.cookie, &self.live)
+        let resend = mem::take(&mut self.resend);
+        if let (None, Some(Live { token, lasts, .. })) = (self.cookie, &self.live)
+            && (resend || (self.terms.persistent && lasts.is_none()))
         {
-            self.cookie = Some(CookieChange::Set(*token, None));
+            self.cookie = Some(CookieChange::Set(*token, *lasts));
         }
     }
 
@@ -450,6 +476,7 @@ impl State {
         self.cookie = None;
         self.stale = None;
         self.slide_due = false;
+        self.resend = false;
         self.writes = Writes::Dropped;
         self.user = None;
         self.fields = Arc::default();
@@ -466,12 +493,7 @@ impl State {
 
     /// The session whose idle timeout is to be restarted, once. Any commit restarts it too.
     pub(crate) fn take_slide(&mut self) -> Option<Token> {
-        let token = self.token()?;
-        let due = self.slide_due;
-        if due {
-            self.slid();
-        }
-        due.then_some(token)
+        mem::take(&mut self.slide_due).then(|| self.token()).flatten()
     }
 
     pub(crate) fn cookie(&self) -> Option<CookieChange> {
