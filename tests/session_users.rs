@@ -162,6 +162,8 @@ async fn a_browser_that_changes_its_user_changes_lists(harness: Harness) {
     harness.advance(Duration::from_secs(60));
     assert_eq!(sessions.revoke_all(&ann(), None).await.unwrap(), 0);
     assert_eq!(browser.user().await.unwrap(), "bob");
+    // That it was seen is noted after the response, and would be noted after the logout.
+    settled(&harness.backend).await;
     browser.logout().await;
     assert!(sessions.list(&UserId::new("bob")).await.unwrap().is_empty());
     settled(&harness.backend).await;

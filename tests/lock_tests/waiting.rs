@@ -26,10 +26,12 @@ async fn a_release_wakes_a_waiter(harness: Harness) {
     let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
     let spy = Spy::new(&backends[1]);
     let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
-    eventually("it asks, subscribes, and asks again", || spy.acquires() == 2).await;
+    // Once more for each time that the connection of the hints is made anew, on a busy machine.
+    eventually("it asks, subscribes, and asks again", || spy.acquires() >= 2).await;
+    let asked = spy.acquires();
     holder.release().await.unwrap();
     waiter.await.unwrap().release().await.unwrap();
-    assert_eq!(spy.acquires(), 3, "the release wakes it once");
+    assert_eq!(spy.acquires(), asked + 1, "the release wakes it once");
 }
 
 async fn a_waiter_without_hints_polls(harness: Harness) {
