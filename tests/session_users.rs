@@ -50,6 +50,7 @@ on_every_backend! {
     a_user_has_any_name,
     a_login_under_way_stays_in_the_list_that_is_revoked,
     a_read_sends_no_cookie_again_that_a_login_has_replaced_meanwhile,
+    what_ended_long_ago_leaves_a_list_that_is_kept_alive,
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -628,6 +629,18 @@ async fn a_login_under_way_stays_in_the_list_that_is_revoked(harness: Harness) {
     new.user = Some(ann());
     backend.create(&token.selector(), new, Limits::default()).await.unwrap();
     assert_eq!(list(&sessions).await.len(), 1, "it is bound, and nobody could revoke it");
+}
+
+async fn what_ended_long_ago_leaves_a_list_that_is_kept_alive(harness: Harness) {
+    let backend = &harness.backend;
+    backend.enlist(&ann(), &Token::random().selector(), HOUR).await.unwrap();
+    let kept = Token::random().selector();
+    let mut listed = 0;
+    for _ in 0..9 {
+        harness.advance(HOUR);
+        listed = backend.enlist(&ann(), &kept, HOUR).await.unwrap();
+    }
+    assert_eq!(listed, 1, "it would stay for as long as somebody logs in");
 }
 
 async fn a_read_sends_no_cookie_again_that_a_login_has_replaced_meanwhile(harness: Harness) {

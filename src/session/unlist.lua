@@ -1,4 +1,4 @@
--- Strikes sessions off a user's list. Mirrors user_memory.rs.
+-- Strikes sessions off a user's list. Mirrors memory_users.rs.
 -- KEYS[1] the user's sessions: selector -> when it was seen last, ms
 -- ARGV 1 now ms|''   2 spares those that were seen less than this many ms ago   selector*
 -- RETURNS how many went

@@ -53,6 +53,7 @@ const SESSION: &[(&str, On, &[&str])] = &[
     ("ZCARD", On::Key, &[]),
     ("ZRANGE", On::Key, &["0", "0"]),
     ("ZREM", On::Key, &["m"]),
+    ("ZREMRANGEBYSCORE", On::Key, &["0", "1"]),
     ("ZSCORE", On::Key, &["m"]),
 ];
 const RATE_LIMIT: &[(&str, On, &[&str])] = &[
