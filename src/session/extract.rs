@@ -2,10 +2,7 @@
 
 use crate::{
     problem,
-    session::{
-        error::Error,
-        handle::{LazySession, Session},
-    },
+    session::{error::Error, handle::Session, lazy_session::LazySession},
 };
 use axum::{
     body::Body,

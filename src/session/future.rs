@@ -3,9 +3,7 @@
 use crate::{
     body::ResponseBody,
     session::{
-        cookie::CookieSettings,
-        error::Error,
-        handle::{Finishing, LazySession},
+        cookie::CookieSettings, error::Error, handle::Finishing, lazy_session::LazySession,
         state::CookieChange,
     },
 };

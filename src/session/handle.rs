@@ -1,22 +1,15 @@
-//! What a handler holds.
+//! The session that a handler holds.
 
-use crate::{
-    flight::Role,
-    marks::{SessionTouched, UserId},
-    session::{
-        commit::{enlist_later, execute},
-        cookie::Presented,
-        error::Error,
-        expiry,
-        field::{Field, legal},
-        layer::{Config, OnGone, OnStoreError},
-        state::{CookieChange, State},
-        step::Outcome,
-        store::{Committed, Delta, Limits, Record},
-        token::Token,
-    },
-    store::{StoreError, StoreFuture},
-    telemetry::{self, SESSION_TOTAL},
+use crate::session::{
+    commit::execute,
+    error::Error,
+    expiry,
+    field::{Field, legal},
+    layer::{Config, OnGone},
+    state::State,
+    step::Outcome,
+    store::Limits,
+    touch::still_holds,
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -26,196 +19,11 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
 pub(crate) type Finishing = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-
-/// The session of a request, not asked for yet. A cheap clone.
-///
-/// A request that never [loads](LazySession::load) it costs the store nothing. It is in the
-/// extensions of every request that came through a [`SessionLayer`](super::SessionLayer); with the
-/// feature `axum` it is an extractor too.
-#[derive(Clone)]
-pub struct LazySession(Arc<Lazy>);
-
-struct Lazy {
-    config: Arc<Config>,
-    presented: Presented,
-    touched: SessionTouched,
-    session: OnceCell<Result<Session, Error>>,
-    /// The first load, if it was sent before anybody asked for it.
-    sent: Mutex<Option<StoreFuture<Option<Record>>>>,
-    alone: Mutex<Alone>,
-}
-
-/// What came of fields that were read and set without the rest of the session.
-#[derive(Default)]
-struct Alone {
-    slide: Option<Token>,
-    /// A cookie to send again if it still holds, and how long it lasts.
-    resend: Option<(Token, Option<Duration>)>,
-    cookie: Option<CookieChange>,
-}
-
-impl LazySession {
-    pub(crate) fn new(config: Arc<Config>, presented: Presented, touched: SessionTouched) -> Self {
-        let sent = Mutex::new(config.eager.then(|| send(&config, &presented)).flatten());
-        let (session, alone) = (OnceCell::new(), Mutex::default());
-        Self(Arc::new(Lazy { config, presented, touched, session, sent, alone }))
-    }
-
-    /// Loads the session: one round trip, however often and by however many at a time it is called.
-    /// Without a session cookie, none.
-    ///
-    /// From here on the response depends on the session, which it says (`Vary: Cookie`).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::is_unavailable`] if the store fails, unless the layer is told to go
-    /// [on without it](super::OnStoreError::Anonymous). It is not asked again for this request.
-    pub async fn load(&self) -> Result<Session, Error> {
-        self.0.touched.set();
-        self.resolve().await
-    }
-
-    /// The user, for the layers further in. What they do with it is no part of the response, so this
-    /// does not touch the session.
-    pub(crate) fn user(&self) -> StoreFuture<Option<UserId>> {
-        let answer = |session: Result<Session, Error>| match session {
-            Ok(session) => Ok(session.user()),
-            Err(error) => Err(StoreError::from(error)),
-        };
-        match self.0.session.get() {
-            Some(session) => StoreFuture::ready(answer(session.clone())),
-            None => {
-                let this = self.clone();
-                StoreFuture::boxed(async move { answer(this.resolve().await) })
-            }
-        }
-    }
-
-    async fn resolve(&self) -> Result<Session, Error> {
-        self.0.session.get_or_init(|| self.read()).await.clone()
-    }
-
-    async fn read(&self) -> Result<Session, Error> {
-        let Lazy { config, presented, .. } = &*self.0;
-        let mut state = State::anonymous(config.terms, presented.any);
-        for token in presented.tokens() {
-            // The first of them may be under way.
-            let sent = lock(&self.0.sent).take();
-            match sent.unwrap_or_else(|| load(config, token)).await {
-                Ok(Some(record)) if record.verifier == token.hash() => {
-                    let now = config.store.clock().now();
-                    state = State::loaded(config.terms, *token, record, now);
-                    if presented.is_outdated(token) {
-                        state.reseal();
-                    }
-                    break;
-                }
-                Ok(Some(record)) if record.previous == Some(token.hash()) => {
-                    state = State::stale(config.terms, *token);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    telemetry::store_failed("session", &error);
-                    match config.on_store_error {
-                        OnStoreError::Reject => return Err(error.into()),
-                        OnStoreError::Anonymous => {
-                            state = State::read_only(config.terms, presented.any);
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(Session::new(config.clone(), state))
-    }
-
-    pub(crate) fn config(&self) -> &Arc<Config> {
-        &self.0.config
-    }
-
-    pub(crate) fn touched(&self) -> &SessionTouched {
-        &self.0.touched
-    }
-
-    pub(crate) fn presented(&self) -> &Presented {
-        &self.0.presented
-    }
-
-    /// What came of loading it, if that was done.
-    pub(crate) fn resolved(&self) -> Option<Result<Session, Error>> {
-        self.0.session.get().cloned()
-    }
-
-    /// Notes that the idle timeout is to be restarted after the response.
-    pub(crate) fn slide_later(&self, token: Token) {
-        lock(&self.0.alone).slide = Some(token);
-    }
-
-    /// Sends the cookie again if it still holds after the handler, which restarts the idle timeout.
-    pub(crate) fn resend_later(&self, token: Token, lasts: Option<Duration>) {
-        lock(&self.0.alone).resend = Some((token, lasts));
-    }
-
-    /// Sends the cookie again; `lasts` is for how long if it outlives the browser by its own wish.
-    pub(crate) fn send_cookie(&self, token: Token, lasts: Option<Duration>) {
-        lock(&self.0.alone).cookie = Some(CookieChange::Set(token, lasts));
-    }
-
-    /// Restarts the idle timeout in a task of its own, if that is due.
-    pub(crate) fn slide(&self) {
-        let due = match self.loaded() {
-            Some(session) => session.state().take_slide(),
-            None => lock(&self.0.alone).slide.take(),
-        };
-        if let Some(token) = due {
-            slide(&self.0.config, token);
-        }
-    }
-
-    /// What the client is to be told.
-    pub(crate) fn cookie(&self) -> Option<CookieChange> {
-        let alone = lock(&self.0.alone).cookie;
-        let Some(session) = self.loaded() else { return alone };
-        let state = session.state();
-        let holds = |change: &CookieChange| match (change, state.token()) {
-            (CookieChange::Set(token, _), Some(live)) => live.is(token),
-            _ => false,
-        };
-        state.cookie().or_else(|| alone.filter(holds))
-    }
-
-    /// The session, if it has been loaded.
-    pub(crate) fn loaded(&self) -> Option<&Session> {
-        self.0.session.get().and_then(|session| session.as_ref().ok())
-    }
-
-    /// What is left to do for a response of this status; `None` if nothing is.
-    pub(crate) fn finish(&self, status: StatusCode) -> Option<Finishing> {
-        if let Some(session) = self.loaded() {
-            return session.finish(status);
-        }
-        let (token, lasts) = lock(&self.0.alone).resend.take()?;
-        let this = self.clone();
-        Some(Box::pin(async move {
-            if still_holds(this.config(), token).await {
-                this.send_cookie(token, lasts);
-            }
-            Ok(())
-        }))
-    }
-}
-
-impl fmt::Debug for LazySession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LazySession").field("loaded", &self.loaded()).finish_non_exhaustive()
-    }
-}
 
 /// The session of a request: loaded, and from then on read and changed without waiting. A cheap
 /// clone; clones are the same session.
@@ -250,7 +58,7 @@ struct Inner {
 pub(crate) type Running = Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>;
 
 impl Session {
-    fn new(config: Arc<Config>, state: State) -> Self {
+    pub(crate) fn new(config: Arc<Config>, state: State) -> Self {
         Self(Arc::new(Inner {
             config,
             state: Mutex::new(state),
@@ -389,7 +197,7 @@ impl Session {
     }
 
     /// The end of the request, the same for everyone who asks: what failed once has failed.
-    fn finish(&self, status: StatusCode) -> Option<Finishing> {
+    pub(crate) fn finish(&self, status: StatusCode) -> Option<Finishing> {
         {
             let mut state = self.state();
             if status.is_server_error() && !self.0.config.save_on_server_error {
@@ -448,65 +256,11 @@ impl Session {
     }
 }
 
-/// Restarts the idle timeout in a task of its own, unless another request of this process is at it.
-/// Nobody waits for it, and if it fails the next request tries again.
-fn slide(config: &Arc<Config>, token: Token) {
-    let config = config.clone();
-    let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else { return };
-    config.store.tasks().spawn_if_possible(async move {
-        touch(&config, token).await;
-        flight.land(());
-    });
-}
-
-/// Whether a cookie that was read may be sent again: a login or a rotation since then has sent another,
-/// which this one must not replace. `false` also if another request of this process is at it, or if the
-/// store fails; the next request tries again.
-async fn still_holds(config: &Arc<Config>, token: Token) -> bool {
-    let Role::Lead(flight) = config.slides.join(&token.selector().to_string()) else {
-        return false;
-    };
-    let holds = touch(config, token).await;
-    flight.land(());
-    holds
-}
-
-/// Restarts the idle timeout of a session if the token proves it, and says whether it does.
-async fn touch(config: &Arc<Config>, token: Token) -> bool {
-    let limits = config.terms.limits;
-    let slide = config.store.commit(&token.selector(), &token.hash(), Delta::default(), limits);
-    match config.bounded("a session slide", slide).await {
-        Ok(Committed::Done { note, .. }) => {
-            telemetry::count(SESSION_TOTAL, "touched");
-            enlist_later(config, note, token.selector());
-            return true;
-        }
-        Ok(_) => telemetry::count(SESSION_TOTAL, "gone"),
-        Err(error) => telemetry::store_failed("session", &error),
-    }
-    false
-}
-
-fn load(config: &Config, token: &Token) -> StoreFuture<Option<Record>> {
-    config.bounded("a session load", config.store.load(&token.selector()))
-}
-
-/// Sends the load of the first cookie, and leaves its answer for later. One poll is enough for a store
-/// that has a connection: whoever moves its bytes does the rest.
-fn send(config: &Config, presented: &Presented) -> Option<StoreFuture<Option<Record>>> {
-    let mut load = load(config, presented.tokens().next()?);
-    let mut cx = Context::from_waker(Waker::noop());
-    Some(match Pin::new(&mut load).poll(&mut cx) {
-        Poll::Ready(answer) => StoreFuture::ready(answer),
-        Poll::Pending => load,
-    })
-}
-
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, value: &Bytes) -> Result<T, Error> {
     serde_json::from_slice(value).map_err(|source| Error::decode::<T>(name, &source))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -141,8 +141,9 @@
 //! | lists devices | 2 |
 //!
 //! A slide is one more, after the response; before it, where the cookie is sent again: only one that
-//! still holds may be, as a login might have replaced it meanwhile. The user's list and trail ride along with what is saved;
-//! about once a minute a list is told after the response that a session was seen.
+//! still holds may be, as a login might have replaced it meanwhile. The user's list and trail ride
+//! along with what is saved; about once a minute a list is told after the response that a session was
+//! seen.
 //!
 //! # Order
 //!
@@ -236,6 +237,7 @@ mod handle;
 mod key;
 mod layer;
 mod lazy_field;
+mod lazy_session;
 mod limit;
 mod memory;
 mod memory_users;
@@ -254,6 +256,7 @@ mod state;
 mod step;
 mod store;
 mod token;
+mod touch;
 mod update;
 mod user_store;
 mod whole;
@@ -273,8 +276,9 @@ pub use self::{
     error::Error,
     field::{Field, Key},
     future::ResponseFuture,
-    handle::{LazySession, Session},
+    handle::Session,
     layer::{OnGone, OnStoreError, SessionLayer},
+    lazy_session::LazySession,
     limit::OnMaxSessions,
     memory::MemoryStore,
     service::SessionService,

@@ -3,7 +3,7 @@
 use crate::{
     body::ResponseBody,
     marks::{Finish, SessionTouched, UserLookup},
-    session::{future::ResponseFuture, handle::LazySession, layer::Config},
+    session::{future::ResponseFuture, layer::Config, lazy_session::LazySession},
     store::{StoreError, StoreFuture},
 };
 use bytes::Bytes;
