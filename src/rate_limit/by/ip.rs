@@ -1,24 +1,27 @@
 //! Per address of the client.
 
 use crate::{
-    marks::PeerAddr,
+    client_addr::{ClientAddr, UNKNOWN},
     rate_limit::by::{KeyBuilder, KeyBy, Missing},
 };
 use http::request::Parts;
 use std::net::IpAddr;
 
-/// The peer's address: see [`ip`].
+/// The client's address: see [`ip`].
 #[derive(Clone, Copy, Debug)]
 pub struct Ip {
     v6_prefix: u8,
 }
 
-/// Per address of the connection's peer. An IPv4-mapped address counts as IPv4, and of an IPv6
-/// address the first 64 bits count, since that is what one customer has.
+/// Per address of the client: the connection's peer, unless this layer or one further out
+/// [trusts proxies](crate::rate_limit::RateLimitLayer::trust_proxies), or the application has set a
+/// [`ClientAddr`]. An IPv4-mapped address counts as IPv4, and of an IPv6 address the first 64 bits
+/// count, since that is what one customer has.
 ///
 /// The server must say who the peer is: in axum by
-/// `into_make_service_with_connect_info::<SocketAddr>()`, elsewhere by a [`PeerAddr`] in the
-/// request's extensions. Else the request is answered with 500 and this advice.
+/// `into_make_service_with_connect_info::<SocketAddr>()`, elsewhere by a
+/// [`PeerAddr`](crate::PeerAddr) in the request's extensions. Else the request is answered with 500
+/// and this advice.
 #[must_use]
 pub fn ip() -> Ip {
     Ip { v6_prefix: 64 }
@@ -40,12 +43,8 @@ impl Ip {
 
 impl KeyBy for Ip {
     fn write(&self, request: &Parts, key: &mut KeyBuilder) -> Result<(), Missing> {
-        let peer = PeerAddr::of(&request.extensions).ok_or(Missing::Misconfigured(
-            "a rate limit counts by the peer's address, but the server does not tell it: serve the \
-             Router with `into_make_service_with_connect_info::<SocketAddr>()`, or insert a \
-             `towerkeep::PeerAddr` into the request's extensions",
-        ))?;
-        match peer.ip().to_canonical() {
+        let client = ClientAddr::of(&request.extensions).ok_or(Missing::Misconfigured(UNKNOWN))?;
+        match client.ip() {
             IpAddr::V4(address) => key.push(&address.to_string()),
             IpAddr::V6(address) => {
                 let kept = u128::MAX << (128 - u32::from(self.v6_prefix));
@@ -60,7 +59,7 @@ impl KeyBy for Ip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_limit::by::tests::key;
+    use crate::{marks::PeerAddr, rate_limit::by::tests::key};
     use http::Request;
     use std::net::SocketAddr;
 
