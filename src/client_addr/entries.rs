@@ -68,22 +68,18 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// The last comma outside a quoted string.
+/// The last comma outside a quoted string. From the end, the quote that closes a string comes first,
+/// whatever stands before it; another one behind a backslash is part of the string.
 fn last_comma(text: &[u8]) -> Option<usize> {
     let mut quoted = false;
     (0..text.len()).rev().find(|&at| {
         match text[at] {
-            b'"' if !(quoted && is_escaped(text, at)) => quoted = !quoted,
+            b'"' if !(quoted && text[..at].ends_with(b"\\")) => quoted = !quoted,
             b',' => return !quoted,
             _ => {}
         }
         false
     })
-}
-
-/// Whether an odd number of backslashes stands before a place.
-fn is_escaped(text: &[u8], at: usize) -> bool {
-    text[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
 /// The address of a `forwarded-element`'s `for`. An element that is malformed, or has none or two, has
@@ -122,11 +118,7 @@ fn unquoted(value: &[u8]) -> Option<IpAddr> {
     let mut bytes = text.strip_suffix(b"\"")?.iter();
     let (mut node, mut length) = ([0; node::LONGEST], 0);
     while let Some(&byte) = bytes.next() {
-        let byte = match byte {
-            b'\\' => *bytes.next()?,
-            b'"' => return None,
-            plain => plain,
-        };
+        let byte = if byte == b'\\' { *bytes.next()? } else { byte };
         *node.get_mut(length)? = byte;
         length += 1;
     }

@@ -94,6 +94,7 @@ fn rfc_7239_is_understood_and_nothing_else_in_its_place() {
         (&["for=\"\\2\\03.0.113.\\7\""], "203.0.113.7"),
         (&["for=\"203.0.113.7:_4711\""], "203.0.113.7"),
         (&["for=203.0.113.7;ext=\"a, b; for=1.2.3.4 \\\" \\\\\""], "203.0.113.7"),
+        (&["host=\"\\\";\\\\\";for=203.0.113.7"], "203.0.113.7"),
         (&["for=203.0.113.7;"], "203.0.113.7"),
         (&["for=1.2.3.4", "for=203.0.113.7, for=10.0.0.2"], "203.0.113.7"),
         // A quote that the client opens does not swallow what the proxy adds.
@@ -191,12 +192,13 @@ fn long_headers_are_looked_at_as_far_as_a_chain_of_proxies_goes() {
     let longest = "203.0.113.7".to_owned() + &", 10.0.0.2".repeat(254);
     let too_long = format!("{longest}, 10.0.0.2");
     let padded = format!("for=203.0.113.7;pad={}", "x".repeat(980));
+    let long_node = format!("for=\"{}\"", "1".repeat(100));
     let too_padded = format!("for=203.0.113.7;pad={}", "x".repeat(1_100));
     for (list, expected) in [(longest, "203.0.113.7"), (too_long, "10.0.0.2")] {
         let headers = headers(&X_FORWARDED_FOR, &[list.as_bytes()]);
         assert_eq!(client(&networks(), PROXY, &headers), expected);
     }
-    for (list, expected) in [(padded, "203.0.113.7"), (too_padded, PROXY)] {
+    for (list, expected) in [(padded, "203.0.113.7"), (too_padded, PROXY), (long_node, PROXY)] {
         for list in [list.clone(), format!("for=1.2.3.4, {list}")] {
             let headers = headers(&FORWARDED, &[list.as_bytes()]);
             assert_eq!(client(&networks().forwarded(), PROXY, &headers), expected);
