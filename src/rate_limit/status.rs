@@ -64,6 +64,17 @@ impl RateLimitStatus {
         first(store.refund(&[charge]).await?.outcomes())
     }
 
+    /// Denies the request's key under a policy for so long, from the next request on; see
+    /// [`RateLimitLayer::ban`](crate::rate_limit::RateLimitLayer::ban).
+    ///
+    /// # Errors
+    ///
+    /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
+    pub async fn ban(&self, policy: &str, length: Duration) -> Result<(), StoreError> {
+        let (store, charge) = self.charged(policy, 1)?;
+        store.ban(&[charge], length).await
+    }
+
     pub(crate) fn violated(&self) -> impl Iterator<Item = &str> {
         self.outcomes().filter(|(_, outcome)| outcome.denies()).map(|(name, _)| name)
     }
