@@ -29,7 +29,7 @@
 //! # }
 //! ```
 //!
-//! The layers belong in an [order]. What happens when the store fails stands under
+//! Behind a proxy, [`client_addr`] finds the client. The layers belong in an [order]. What happens when the store fails stands under
 //! *Failure* in each module.
 //!
 //! # Names
@@ -66,6 +66,7 @@ pub mod backend;
 mod body;
 #[cfg(feature = "cache")]
 pub mod cache;
+pub mod client_addr;
 mod clock;
 #[cfg(feature = "redis")]
 pub mod connection;
@@ -104,6 +105,7 @@ pub mod tower_sessions;
 pub use crate::{
     backend::Backend,
     body::{RequestBody, ResponseBody},
+    client_addr::{ClientAddr, TrustedProxies},
     clock::Clock,
     marks::{PeerAddr, UserId},
     store::{StoreError, StoreFuture},

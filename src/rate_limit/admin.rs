@@ -5,6 +5,7 @@ use crate::{
         by::KeyBuilder,
         layer::RateLimitLayer,
         outcome::Outcome,
+        quota::Quota,
         store::{Charge, RateLimitStore},
     },
     store::StoreError,
@@ -32,18 +33,29 @@ use std::time::Duration;
 /// Each returns the store's errors, and [`StoreError::is_config`] if the layer has no policy of that
 /// name.
 impl RateLimitLayer {
-    /// Where a key stands under a policy: what a request of cost 1 would be told.
+    /// Where a key stands under a policy: what a request of cost 1 would be told. One with a
+    /// [quota of its own](crate::rate_limit::Policy::quota_with) is looked at by
+    /// [`peek_with`](RateLimitLayer::peek_with).
     pub async fn peek(
         &self,
         policy: &str,
         key: impl IntoIterator<Item: AsRef<str>>,
     ) -> Result<Outcome, StoreError> {
-        let charge = self.charge_of(policy, key)?;
-        let verdict = self.config.store.peek(&[charge]).await?;
-        let outcome = verdict.outcomes().first().copied();
-        outcome.ok_or_else(|| {
-            StoreError::corrupt("a store said nothing of the charge it was asked about")
-        })
+        self.look_at(self.charge_of(policy, key)?).await
+    }
+
+    /// The same under another quota than the policy's. Errors with [`StoreError::is_config`], too, if the
+    /// policy's algorithm cannot count the quota.
+    pub async fn peek_with(
+        &self,
+        policy: &str,
+        key: impl IntoIterator<Item: AsRef<str>>,
+        quota: Quota,
+    ) -> Result<Outcome, StoreError> {
+        let mut charge = self.charge_of(policy, key)?;
+        let rule = charge.rule.with_quota(quota);
+        charge.rule = rule.map_err(|error| StoreError::config(error.to_string()))?;
+        self.look_at(charge).await
     }
 
     /// Forgets what a key was charged under a policy; a ban stays.
@@ -75,6 +87,14 @@ impl RateLimitLayer {
     ) -> Result<(), StoreError> {
         let charge = self.charge_of(policy, key)?;
         self.config.store.unban(&[charge]).await
+    }
+
+    async fn look_at(&self, charge: Charge) -> Result<Outcome, StoreError> {
+        let verdict = self.config.store.peek(&[charge]).await?;
+        let outcome = verdict.outcomes().first().copied();
+        outcome.ok_or_else(|| {
+            StoreError::corrupt("a store said nothing of the charge it was asked about")
+        })
     }
 
     fn charge_of(

@@ -164,7 +164,10 @@ fn start<S, Q, F, P>(config: &Config, call: Call<S, Q>) -> State<S, Q, F, P>
 where
     S: Service<Request<Q>, Future = F>,
 {
-    let Call { service, request } = call;
+    let Call { service, mut request } = call;
+    if let Some(proxies) = &config.proxies {
+        proxies.identify(&mut request);
+    }
     let (parts, body) = request.into_parts();
     let chosen = config.chosen(&parts);
     let cost = config.cost_of(&parts);

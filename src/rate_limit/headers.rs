@@ -2,7 +2,13 @@
 
 use crate::{
     problem::whole_seconds,
-    rate_limit::{layer::Headers, outcome::Outcome, rule::Rule},
+    rate_limit::{
+        layer::{Config, Headers},
+        outcome::Outcome,
+        partition::PartitionKeys,
+        rule::Rule,
+        store::Charge,
+    },
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::{fmt::Write, time::Duration};
@@ -13,40 +19,54 @@ const LEGACY_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const LEGACY_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Adds what the policies said: their names, the rules that held for the request, and the outcomes. What a rate limit further in has added already stays.
+/// The largest Integer of RFC 9651, section 3.3.1.
+const LARGEST: u64 = 999_999_999_999_999;
+
+/// Adds what each policy was charged and said. What a rate limit further in has added already stays.
 pub(crate) fn write<'a>(
-    style: Headers,
-    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)> + Clone,
+    config: &Config,
+    said: impl Iterator<Item = (&'a Charge, &'a Outcome)> + Clone,
     headers: &mut HeaderMap,
 ) {
-    if matches!(style, Headers::Draft | Headers::Both) {
-        write_draft(said.clone(), headers);
+    if matches!(config.headers, Headers::Draft | Headers::Both) {
+        write_draft(config.partition.as_ref(), said.clone(), headers);
     }
-    if matches!(style, Headers::Legacy | Headers::Both) {
+    if matches!(config.headers, Headers::Legacy | Headers::Both) {
         write_legacy(said, headers);
     }
 }
 
 /// Lists of Strings with parameters, after draft-ietf-httpapi-ratelimit-headers-10.
 fn write_draft<'a>(
-    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)>,
+    partition: Option<&PartitionKeys>,
+    said: impl Iterator<Item = (&'a Charge, &'a Outcome)>,
     headers: &mut HeaderMap,
 ) {
     let (mut policies, mut limits) = (String::new(), String::new());
-    for (name, rule, outcome) in said {
+    for (charge, outcome) in said {
+        let (name, rule) = (&charge.policy, charge.rule);
         let comma = if policies.is_empty() { "" } else { ", " };
         // Writing to a String cannot fail.
-        let _ = write!(policies, "{comma}\"{name}\";q={}", rule.limit());
+        let _ = write!(policies, "{comma}\"{name}\";q={}", rule.limit().min(LARGEST));
         if let Some(window) = rule.window() {
-            let _ = write!(policies, ";w={}", whole_seconds(window));
+            let _ = write!(policies, ";w={}", seconds(window));
         }
-        let _ = write!(limits, "{comma}\"{name}\";r={}", outcome.remaining);
+        let _ = write!(limits, "{comma}\"{name}\";r={}", outcome.remaining.min(LARGEST));
         if let Some(wait) = until_more(rule, outcome) {
-            let _ = write!(limits, ";t={}", whole_seconds(wait));
+            let _ = write!(limits, ";t={}", seconds(wait));
+        }
+        if let Some(keys) = partition {
+            let key = keys.of(&charge.key);
+            let _ = write!(policies, ";pk={key}");
+            let _ = write!(limits, ";pk={key}");
         }
     }
     append(headers, POLICY, policies);
     append(headers, LIMIT, limits);
+}
+
+fn seconds(duration: Duration) -> u64 {
+    whole_seconds(duration).min(LARGEST)
 }
 
 /// How long until there is more: `None` when there is nothing more to come.
@@ -69,23 +89,24 @@ fn until_more(rule: Rule, outcome: &Outcome) -> Option<Duration> {
 /// A bucket fills by one an interval, and `reset` is when it is full.
 fn next(reset: Duration, interval: Duration) -> Duration {
     let missing = u64::try_from(reset.as_micros()).unwrap_or(u64::MAX);
-    let interval = interval.as_micros() as u64;
-    Duration::from_micros((missing - 1) % interval + 1)
+    let interval = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX).max(1);
+    // A store of somebody else's may count more finely.
+    Duration::from_micros(missing.saturating_sub(1) % interval + 1)
 }
 
 /// The de-facto headers, for the policy with the least left.
 fn write_legacy<'a>(
-    said: impl Iterator<Item = (&'a str, Rule, &'a Outcome)>,
+    said: impl Iterator<Item = (&'a Charge, &'a Outcome)>,
     headers: &mut HeaderMap,
 ) {
-    let Some((_, rule, outcome)) = said.min_by_key(|(.., outcome)| outcome.remaining) else {
+    let Some((charge, outcome)) = said.min_by_key(|(.., outcome)| outcome.remaining) else {
         return;
     };
     let told = headers.get(LEGACY_REMAINING).and_then(|value| value.to_str().ok()?.parse().ok());
     if told.is_some_and(|told: u64| told <= outcome.remaining) {
         return;
     }
-    headers.insert(LEGACY_LIMIT, HeaderValue::from(rule.limit()));
+    headers.insert(LEGACY_LIMIT, HeaderValue::from(charge.rule.limit()));
     headers.insert(LEGACY_REMAINING, HeaderValue::from(outcome.remaining));
     headers.insert(LEGACY_RESET, HeaderValue::from(whole_seconds(outcome.reset)));
 }
@@ -99,13 +120,22 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rate_limit::Quota;
+    use crate::{
+        Backend,
+        rate_limit::{Policy, Quota, RateLimitLayer},
+    };
+
+    fn write_one(style: Headers, policy: &Policy, outcome: Outcome, headers: &mut HeaderMap) {
+        let layer = RateLimitLayer::new(Backend::memory(), policy.clone()).headers(style);
+        let charge = Charge::new(policy, "key", 1);
+        write(&layer.config, [(&charge, &outcome)].into_iter(), headers);
+    }
 
     fn written(style: Headers, remaining: u64, reset_ms: u64) -> HeaderMap {
-        let rule = Rule::gcra(Quota::per_second(20).burst(40)).unwrap();
+        let policy = Policy::gcra("burst", Quota::per_second(20).burst(40));
         let outcome = Outcome::from_micros(true, remaining, reset_ms * 1_000, Some(0));
         let mut headers = HeaderMap::new();
-        write(style, [("burst", rule, &outcome)].into_iter(), &mut headers);
+        write_one(style, &policy, outcome, &mut headers);
         headers
     }
 
@@ -131,14 +161,38 @@ mod tests {
     fn the_legacy_headers_tell_of_the_tightest_policy_of_all_layers() {
         let mut headers = written(Headers::Legacy, 39, 50);
         assert_eq!(headers[LEGACY_REMAINING], "39");
-        let rule = Rule::gcra(Quota::per_day(10)).unwrap();
+        let daily = Policy::gcra("daily", Quota::per_day(10));
         let said = |remaining| Outcome::from_micros(true, remaining, 1, Some(0));
-        write(Headers::Legacy, [("daily", rule, &said(50))].into_iter(), &mut headers);
+        write_one(Headers::Legacy, &daily, said(50), &mut headers);
         assert_eq!(headers[LEGACY_REMAINING], "39");
-        write(Headers::Legacy, [("daily", rule, &said(7))].into_iter(), &mut headers);
+        write_one(Headers::Legacy, &daily, said(7), &mut headers);
         assert_eq!(
             (&headers[LEGACY_REMAINING], &headers[LEGACY_LIMIT]),
             (&"7".parse().unwrap(), &"10".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn whatever_a_store_says_is_an_integer_of_a_structured_field() {
+        let policies = [
+            Policy::gcra("gcra", Quota::per_second(20)),
+            Policy::token_bucket("bucket", Quota::per_second(u32::MAX)),
+            Policy::fixed_window("window", Quota::per_day(u32::MAX)),
+        ];
+        let extremes = [Duration::ZERO, Duration::from_nanos(1), Duration::MAX];
+        for (policy, reset) in policies.iter().flat_map(|p| extremes.map(|reset| (p, reset))) {
+            for outcome in [
+                Outcome::new(true, u64::MAX, reset, None),
+                Outcome::new(false, 0, reset, Some(reset)),
+                Outcome::new(false, 0, reset, None),
+            ] {
+                let mut headers = HeaderMap::new();
+                write_one(Headers::Both, policy, outcome, &mut headers);
+                for name in [POLICY, LIMIT] {
+                    let list: Result<sfv::List, _> = sfv::Parser::new(&headers[&name]).parse();
+                    list.unwrap_or_else(|error| panic!("{:?}: {error}", headers[&name]));
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! The layer and its settings.
 
 use crate::{
+    client_addr::TrustedProxies,
     problem,
     rate_limit::{
-        memory::MemoryStore, policy::Policy, rejection::Rejection, service::RateLimit,
-        store::RateLimitStore,
+        memory::MemoryStore, partition::PartitionKeys, policy::Policy, rejection::Rejection,
+        service::RateLimit, store::RateLimitStore,
     },
 };
 use bytes::Bytes;
@@ -25,10 +26,12 @@ pub struct RateLimitLayer {
 pub(crate) struct Config {
     pub(crate) store: Arc<dyn RateLimitStore>,
     pub(crate) policies: Vec<Policy>,
+    pub(crate) proxies: Option<TrustedProxies>,
     pub(crate) cost: Option<Arc<Cost>>,
     pub(crate) allow: Option<Arc<Chosen>>,
     pub(crate) deny: Option<Arc<Chosen>>,
     pub(crate) headers: Headers,
+    pub(crate) partition: Option<PartitionKeys>,
     pub(crate) on_store_error: OnStoreError,
     /// Counts while the store fails, if the policy is to have some.
     pub(crate) fallback: Option<Arc<MemoryStore>>,
@@ -77,10 +80,12 @@ impl RateLimitLayer {
         let config = Config {
             store: Arc::new(store),
             policies: vec![policy],
+            proxies: None,
             cost: None,
             allow: None,
             deny: None,
             headers: Headers::default(),
+            partition: None,
             on_store_error: OnStoreError::default(),
             fallback: None,
             deadline: Duration::from_millis(100),
@@ -104,6 +109,32 @@ impl RateLimitLayer {
         })
     }
 
+    /// The proxies whose word is taken for the client's address: networks in CIDR notation, or
+    /// [`TrustedProxies`]. What is found holds for layers further in, too, and handlers ask
+    /// [`ClientAddr::of`](crate::ClientAddr::of). See [`client_addr`](crate::client_addr). Default: none;
+    /// the client is who a layer further out has found, else the connection's peer.
+    ///
+    /// ```
+    /// # use towerkeep::{Backend, TrustedProxies, rate_limit::{Policy, Quota, RateLimitLayer}};
+    /// # let policy = || Policy::gcra("burst", Quota::per_second(20));
+    /// # let backend = Backend::memory();
+    /// let limit = RateLimitLayer::new(backend.clone(), policy()).trust_proxies(["10.0.0.0/8"]);
+    /// let limit = RateLimitLayer::new(backend, policy()).trust_proxies(TrustedProxies::hops(1));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where [`TrustedProxies::networks`] returns an error.
+    pub fn trust_proxies<P>(self, proxies: P) -> Self
+    where
+        P: TryInto<TrustedProxies, Error: fmt::Display>,
+    {
+        match proxies.try_into() {
+            Ok(proxies) => self.with(|config| config.proxies = Some(proxies)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// How much a request costs. 0 is charged nothing and always let through; more than a policy's
     /// burst is never let through. Default: 1, and 0 for `OPTIONS`, which browsers send on their own.
     pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
@@ -124,6 +155,19 @@ impl RateLimitLayer {
     /// Which headers tell the client where it stands. Default: [`Headers::Draft`].
     pub fn headers(self, headers: Headers) -> Self {
         self.with(|config| config.headers = headers)
+    }
+
+    /// Tells which count the request fell into: adds to the headers of the [draft](Headers::Draft) the
+    /// parameter `pk`, a hash (HMAC-SHA-256, 128 bits) of each policy's key under this secret, by which a
+    /// client with several keys can tell its counts apart. All servers of a fleet have the same secret,
+    /// which serves nothing else; without it, nobody learns from `pk` what the key is. Default: no `pk`.
+    ///
+    /// # Panics
+    ///
+    /// If the secret has less than 32 bytes, which should be random.
+    pub fn partition_key(self, secret: impl AsRef<[u8]>) -> Self {
+        let keys = PartitionKeys::new(secret.as_ref());
+        self.with(|config| config.partition = Some(keys))
     }
 
     /// What happens when the store fails or is too slow. Default: [`OnStoreError::Allow`].
@@ -191,6 +235,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("policies", &self.policies)
+            .field("proxies", &self.proxies)
             .field("headers", &self.headers)
             .field("on_store_error", &self.on_store_error)
             .field("deadline", &self.deadline)

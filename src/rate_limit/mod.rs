@@ -2,7 +2,7 @@
 //!
 //! What happens to a request:
 //!
-//! 1. Each policy makes its key of the request: the peer's address, the user, the route … A policy
+//! 1. Each policy makes its key of the request: the client's address, the user, the route … A policy
 //!    that does not apply is left out.
 //! 2. The store decides all of them in one atomic step and one round trip. A request that one policy
 //!    denies is charged to none.
@@ -13,7 +13,8 @@
 //! A request that cannot be counted because of how the server is set up is answered with 500, which
 //! says how to set it up. With [`by::ip`] the server has to tell the peer's address: in axum by
 //! `into_make_service_with_connect_info::<SocketAddr>()`, elsewhere by a [`PeerAddr`](crate::PeerAddr)
-//! in the request's extensions.
+//! in the request's extensions. Behind a proxy that is the proxy's address, and all clients share one
+//! count, unless the layer is told [whom to trust](RateLimitLayer::trust_proxies).
 //!
 //! # Example
 //!
@@ -107,9 +108,11 @@
 //! | --- | --- | --- |
 //! | [`Quota::burst`] | the limit | what most people mean by "20 a second" |
 //! | [`Policy::key`] | [`by::ip`], IPv6 by /64 | a client cannot choose its address; one customer has a /64 |
+//! | [`trust_proxies`](RateLimitLayer::trust_proxies) | none | who is trusted by mistake chooses the client's address |
 //! | [`Policy::lease`] | 30 s, renewed every third of it | a process that died blocks nobody for long |
 //! | [`cost`](RateLimitLayer::cost) | 1, `OPTIONS` 0 | browsers send `OPTIONS` on their own |
 //! | [`headers`](RateLimitLayer::headers) | [`Headers::Draft`] | a polite client can slow down before it is denied |
+//! | [`partition_key`](RateLimitLayer::partition_key) | none | it needs a secret that the fleet shares |
 //! | [`on_store_error`](RateLimitLayer::on_store_error) | [`OnStoreError::Allow`] | an outage of the store is not an outage of the service |
 //! | [`deadline`](RateLimitLayer::deadline) | 100 ms | a limiter must not become the latency |
 //! | [`deny_cache`](RedisStore::deny_cache) | 5 s | what another process refunds or lifts is soon known |
@@ -117,11 +120,15 @@
 //!
 //! # Security
 //!
-//! The peer's address is that of the connection; `X-Forwarded-For` is not read, since any client can
-//! send it. Behind a proxy, set a [`PeerAddr`](crate::PeerAddr) from what that proxy vouches for. What
-//! a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
+//! The client's address is that of the connection's peer, and no header is read for it, since any client
+//! can send one. Behind proxies, [`trust_proxies`](RateLimitLayer::trust_proxies) names them, and then an
+//! entry of `X-Forwarded-For` (or `Forwarded`) counts only as far as they vouch for it: what a client puts
+//! in front changes nothing. See [`client_addr`](crate::client_addr).
+//!
+//! What a client sends is stored as a digest unless it is short and plain, so it can neither grow a key nor
 //! forge another. A limit against guessing is charged before the handler runs: see
-//! [`Policy::count_if`]; and with [`OnStoreError::Deny`] it holds while the store is away.
+//! [`Policy::count_if`]; and with [`OnStoreError::Deny`] it holds while the store is away. The headers
+//! name policies and never a key; [`partition_key`](RateLimitLayer::partition_key) adds a keyed hash of it.
 
 mod admin;
 mod algorithm;
@@ -139,6 +146,7 @@ mod held;
 mod layer;
 mod memory;
 mod outcome;
+mod partition;
 mod passed;
 mod policy;
 mod quota;

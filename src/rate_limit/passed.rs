@@ -76,6 +76,6 @@ pub(crate) fn tell<B>(
     response: &mut Response<B>,
 ) {
     if let Some(status) = status {
-        headers::write(config.headers, status.told(), response.headers_mut());
+        headers::write(config, status.told(), response.headers_mut());
     }
 }

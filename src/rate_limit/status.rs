@@ -5,7 +5,6 @@ use crate::{
         asked::Decided,
         outcome::Outcome,
         policy::Policy,
-        rule::Rule,
         store::{Charge, RateLimitStore},
     },
     store::StoreError,
@@ -65,6 +64,17 @@ impl RateLimitStatus {
         first(store.refund(&[charge]).await?.outcomes())
     }
 
+    /// Denies the request's key under a policy for so long, from the next request on; see
+    /// [`RateLimitLayer::ban`](crate::rate_limit::RateLimitLayer::ban).
+    ///
+    /// # Errors
+    ///
+    /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
+    pub async fn ban(&self, policy: &str, length: Duration) -> Result<(), StoreError> {
+        let (store, charge) = self.charged(policy, 1)?;
+        store.ban(&[charge], length).await
+    }
+
     pub(crate) fn violated(&self) -> impl Iterator<Item = &str> {
         self.outcomes().filter(|(_, outcome)| outcome.denies()).map(|(name, _)| name)
     }
@@ -77,11 +87,10 @@ impl RateLimitStatus {
         self.last().and_then(|decided| decided.verdict.retry_after())
     }
 
-    /// What the headers tell of: each policy that may deny, with the rule that held for the request.
-    pub(crate) fn told(&self) -> impl Iterator<Item = (&str, Rule, &Outcome)> + Clone {
-        self.all()
-            .filter(|(policy, ..)| !policy.is_shadow())
-            .map(|(policy, charge, outcome)| (policy.name(), charge.rule, outcome))
+    /// What the headers tell of: each policy that may deny, as it was charged, with what it said.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (&Charge, &Outcome)> + Clone {
+        let real = self.all().filter(|(policy, ..)| !policy.is_shadow());
+        real.map(|(_, charge, outcome)| (charge, outcome))
     }
 
     fn all(&self) -> impl Iterator<Item = (&Policy, &Charge, &Outcome)> + Clone {
