@@ -16,4 +16,5 @@ mod tests {
     mod leases;
     mod outages;
     mod streaming;
+    mod turns;
 }
