@@ -11,9 +11,10 @@ use crate::{
     support::{cluster::RedisCluster, proxy::FaultProxy, server::RedisServer},
 };
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use towerkeep::{
-    Backend, Clock,
-    rate_limit::{Charge, Policy, Quota, RateLimitStore, Rule, Slots},
+    Backend, Clock, StoreError,
+    rate_limit::{Charge, Policy, Quota, RateLimitStore, Rule, Slots, Verdict},
 };
 
 on_every_backend! {
@@ -274,4 +275,79 @@ async fn in_a_cluster_a_single_slot_decides_different_keys_in_one_step() {
     cluster.each_master(|master| keys.push(master.command(&["KEYS", "*"]).texts().len()));
     keys.sort_unstable();
     assert_eq!(keys, [0, 0, 16]);
+}
+
+/// Two keys on different servers of a cluster, of which that with the lower limit is asked first, and
+/// a store whose calls end after that deadline.
+struct TwoServers {
+    cluster: RedisCluster,
+    backend: Backend,
+    charges: [Charge; 2],
+}
+
+impl TwoServers {
+    async fn start(deadline: Duration, far_cost: u64) -> Self {
+        let cluster = RedisCluster::builder().start();
+        let builder = Backend::builder().prefix(PREFIX).deadline(deadline);
+        let builder = builder.rate_limit_deny_cache(Duration::ZERO);
+        let backend = builder.redis(cluster.url()).await.unwrap();
+        let [wide, narrow] = two_policies();
+        let port = |key: &str| cluster.owner_of(&format!("{PREFIX}:limit:{{{key}}}:")).port();
+        let mut keys = (0..).map(|n| format!("far-{n}"));
+        let far = keys.find(|key| port(key) != port("near")).expect("there are several servers");
+        let charges = [Charge::new(&narrow, "near", 1), Charge::new(&wide, far, far_cost)];
+        // Every script is known everywhere.
+        for charge in &charges {
+            let told = backend.charge(std::slice::from_ref(charge)).await.unwrap();
+            let receipt = told.outcomes()[0].receipt;
+            backend.refund(&[charge.clone().with_receipt(receipt)]).await.unwrap();
+        }
+        Self { cluster, backend, charges }
+    }
+
+    fn server(&self, at: usize) -> &RedisServer {
+        self.cluster.owner_of(&format!("{PREFIX}:limit:{{{}}}:", self.charges[at].key))
+    }
+
+    /// A check that has charged the near key and hangs at the far one's server.
+    async fn hanging(&self, far: &RedisServer) -> JoinHandle<Result<Verdict, StoreError>> {
+        far.pause();
+        let (backend, charges) = (self.backend.clone(), self.charges.clone());
+        let waiting = tokio::spawn(async move { backend.check(&charges).await });
+        self.until_left(1).await;
+        waiting
+    }
+
+    async fn until_left(&self, left: u64) {
+        let near = async || self.backend.peek(&self.charges[..1]).await.unwrap();
+        let seen = async {
+            while near().await.outcomes()[0].remaining != left {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.expect("so many are left");
+    }
+}
+
+#[tokio::test]
+async fn in_a_cluster_what_was_taken_goes_back_when_nobody_waits_for_the_other_keys() {
+    let servers = TwoServers::start(Duration::from_secs(30), 1).await;
+    let far = servers.server(1);
+    let waiting = servers.hanging(far).await;
+    // As a layer whose deadline is shorter does, or a client that leaves.
+    waiting.abort();
+    servers.until_left(2).await;
+    far.resume();
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_denial_holds_though_what_was_taken_cannot_be_given_back() {
+    let servers = TwoServers::start(Duration::from_secs(3), 101).await;
+    let (near, far) = (servers.server(0), servers.server(1));
+    let waiting = servers.hanging(far).await;
+    near.pause();
+    far.resume();
+    let verdict = waiting.await.unwrap().expect("the far key was denied, whatever else fails");
+    near.resume();
+    assert!(!verdict.is_allowed() && !verdict.outcomes()[1].allowed);
 }

@@ -11,7 +11,10 @@ use crate::{
     },
     store::StoreError,
 };
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 /// A cluster reaches only keys of one slot in a step.
 impl RedisStore {
@@ -25,37 +28,32 @@ impl RedisStore {
         let mut groups = groups(charges);
         groups.sort_by_key(|group| group.iter().map(|&at| charges[at].rule.limit()).min());
         let mut found = vec![None; charges.len()];
-        let mut taken: Vec<Vec<Charge>> = Vec::new();
+        let mut taken = Taken { by: self, keys: Vec::new() };
         let mut allowed = true;
         for group in &groups {
             let of: Vec<Charge> = group.iter().map(|&at| charges[at].clone()).collect();
             // Once one has denied, the others are only asked where they stand.
             let verb = if allowed { "check" } else { "peek" };
-            let outcomes = match self.ask(&CHECK, verb, &of, &clock).await {
-                Ok(outcomes) => outcomes,
-                Err(error) => {
-                    self.give_back_later(taken);
-                    return Err(error);
-                }
-            };
+            let outcomes = self.ask(&CHECK, verb, &of, &clock).await?;
             if allowed {
-                let charged = of.into_iter().zip(&outcomes).filter(|(_, told)| told.receipt != 0);
-                let charged = charged.map(|(charge, told)| charge.with_receipt(told.receipt));
-                taken.push(charged.collect());
+                taken.add(of, &outcomes);
             }
             allowed &= !outcomes.iter().any(Outcome::denies);
             for (&at, outcome) in group.iter().zip(outcomes) {
                 found[at] = Some(outcome);
             }
         }
-        if !allowed {
-            for charged in taken.iter().filter(|charged| !charged.is_empty()) {
-                let now = self.ask(&REFUND, "refund", charged, &clock).await?;
-                for (charge, now) in charged.iter().zip(now) {
-                    let at = charges.iter().position(|other| other.shares(charge));
-                    if let Some(told) = at.and_then(|at| found[at].as_mut()) {
-                        (told.remaining, told.reset, told.receipt) = (now.remaining, now.reset, 0);
-                    }
+        if allowed {
+            taken.keys.clear();
+        }
+        // Out of the list before it is asked: what is given back twice would let too many through.
+        while let Some(charged) = taken.keys.pop() {
+            // Denied it is in any case, and what is not given back ends by itself.
+            let Ok(now) = self.ask(&REFUND, "refund", &charged, &clock).await else { break };
+            for (charge, now) in charged.iter().zip(now) {
+                let at = charges.iter().position(|other| other.shares(charge));
+                if let Some(told) = at.and_then(|at| found[at].as_mut()) {
+                    (told.remaining, told.reset, told.receipt) = (now.remaining, now.reset, 0);
                 }
             }
         }
@@ -94,15 +92,37 @@ impl RedisStore {
         let call = self.call(script, verb, charges);
         Told::of(charges).outcomes(self.redis.script_within(call, clock.left()).await?)
     }
+}
 
-    /// What was taken before a later key failed goes back as soon as it can.
-    fn give_back_later(&self, taken: Vec<Vec<Charge>>) {
-        let this = self.clone();
-        self.redis.context.tasks.spawn_if_possible(async move {
-            for charged in taken.iter().filter(|charged| !charged.is_empty()) {
-                let clock = Left::of(this.redis.deadline);
+/// What earlier keys have taken, until the last one has decided. Dropped before that, since a later key
+/// failed or nobody waits for the verdict any more, it goes back as soon as it can.
+struct Taken<'a> {
+    by: &'a RedisStore,
+    keys: Vec<Vec<Charge>>,
+}
+
+impl Taken<'_> {
+    fn add(&mut self, charges: Vec<Charge>, outcomes: &[Outcome]) {
+        let charged = charges.into_iter().zip(outcomes).filter(|(_, told)| told.receipt != 0);
+        let charged = charged.map(|(charge, told)| charge.with_receipt(told.receipt));
+        let charged: Vec<Charge> = charged.collect();
+        if !charged.is_empty() {
+            self.keys.push(charged);
+        }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let (by, keys) = (self.by.clone(), mem::take(&mut self.keys));
+        self.by.redis.context.tasks.spawn_if_possible(async move {
+            for charged in &keys {
+                let clock = Left::of(by.redis.deadline);
                 // One that fails ends by itself, as every count does.
-                let _ = this.ask(&REFUND, "refund", charged, &clock).await;
+                let _ = by.ask(&REFUND, "refund", charged, &clock).await;
             }
         });
     }
