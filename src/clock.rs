@@ -2,12 +2,14 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::Notify;
 
 /// Where a backend takes the time from.
 ///
@@ -32,7 +34,13 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<AtomicU64>),
+    Manual(Arc<Hands>),
+}
+
+/// What a test moves.
+struct Hands {
+    now_us: AtomicU64,
+    moved: Notify,
 }
 
 impl Clock {
@@ -46,7 +54,8 @@ impl Clock {
     /// share the same time.
     #[must_use]
     pub fn manual() -> Self {
-        Self(Source::Manual(Arc::new(AtomicU64::new(system_us()))))
+        let now_us = AtomicU64::new(system_us());
+        Self(Source::Manual(Arc::new(Hands { now_us, moved: Notify::new() })))
     }
 
     /// Moves a manual clock forward.
@@ -57,8 +66,11 @@ impl Clock {
     pub fn advance(&self, by: Duration) {
         match &self.0 {
             Source::System => panic!("the system clock cannot be advanced; use Clock::manual()"),
-            Source::Manual(now) => now.fetch_add(by.as_micros() as u64, SeqCst),
-        };
+            Source::Manual(hands) => {
+                hands.now_us.fetch_add(by.as_micros() as u64, SeqCst);
+                hands.moved.notify_waiters();
+            }
+        }
     }
 
     /// Moves a manual clock back, as a server's clock is that is set: for tests of what happens then.
@@ -69,7 +81,7 @@ impl Clock {
     pub fn set_back(&self, by: Duration) {
         match &self.0 {
             Source::System => panic!("the system clock cannot be set back; use Clock::manual()"),
-            Source::Manual(now) => now.fetch_sub(by.as_micros() as u64, SeqCst),
+            Source::Manual(hands) => hands.now_us.fetch_sub(by.as_micros() as u64, SeqCst),
         };
     }
 
@@ -82,7 +94,7 @@ impl Clock {
     pub(crate) fn now_us(&self) -> u64 {
         match &self.0 {
             Source::System => system_us(),
-            Source::Manual(now) => now.load(SeqCst),
+            Source::Manual(hands) => hands.now_us.load(SeqCst),
         }
     }
 
@@ -94,7 +106,21 @@ impl Clock {
     pub(crate) fn override_us(&self) -> Option<u64> {
         match &self.0 {
             Source::System => None,
-            Source::Manual(now) => Some(now.load(SeqCst)),
+            Source::Manual(hands) => Some(hands.now_us.load(SeqCst)),
+        }
+    }
+
+    /// Waits until a test has moved it there. The system's clock has timers.
+    pub(crate) async fn moved_to(&self, when_us: u64) {
+        let Source::Manual(hands) = &self.0 else { return };
+        loop {
+            let mut moved = pin!(hands.moved.notified());
+            // From here on no move is missed.
+            moved.as_mut().enable();
+            if hands.now_us.load(SeqCst) >= when_us {
+                return;
+            }
+            moved.await;
         }
     }
 }
@@ -112,7 +138,9 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Source::System => f.write_str("Clock::system()"),
-            Source::Manual(now) => write!(f, "Clock::manual() at {} µs", now.load(SeqCst)),
+            Source::Manual(hands) => {
+                write!(f, "Clock::manual() at {} µs", hands.now_us.load(SeqCst))
+            }
         }
     }
 }
@@ -128,6 +156,19 @@ mod tests {
         clock.clone().advance(Duration::from_millis(3));
         assert_eq!(clock.now_us(), start + 3_000);
         assert_eq!(clock.override_us(), Some(start + 3_000));
+    }
+
+    #[tokio::test]
+    async fn a_manual_clock_wakes_whom_it_has_reached() {
+        let clock = Clock::manual();
+        let then = clock.now_us() + 3_000;
+        let mut waits = tokio_test::task::spawn(clock.moved_to(then));
+        tokio_test::assert_pending!(waits.poll());
+        clock.advance(Duration::from_micros(2_999));
+        tokio_test::assert_pending!(waits.poll());
+        clock.advance(Duration::from_micros(1));
+        tokio_test::assert_ready!(waits.poll());
+        clock.moved_to(then).await;
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A lease that is held: renewed while it is needed, its loss told, released on drop.
 
 use crate::{
+    clock::Clock,
     store::{StoreError, StoreFuture},
     tasks::Tasks,
     telemetry,
@@ -37,9 +38,49 @@ pub(crate) struct Lease {
     middleware: &'static str,
     length: Duration,
     tasks: Tasks,
+    timer: Timer,
     state: watch::Sender<State>,
     renewal: Option<JoinHandle<()>>,
     released: bool,
+}
+
+/// The clock that a lease is measured by: the monotonic one, or the one that a test moves.
+#[derive(Clone)]
+pub(crate) struct Timer {
+    started: Instant,
+    /// And what it showed at the start.
+    manual: Option<(Clock, u64)>,
+}
+
+impl Timer {
+    /// Starts now: to be called before the request goes out that the lease is asked for with.
+    pub(crate) fn start(clock: Clock) -> Self {
+        let manual = clock.override_us().map(|now_us| (clock, now_us));
+        Self { started: Instant::now(), manual }
+    }
+
+    fn at(started: Instant) -> Self {
+        Self { started, manual: None }
+    }
+
+    fn now(&self) -> Instant {
+        match &self.manual {
+            None => Instant::now(),
+            Some((clock, start_us)) => {
+                self.started + Duration::from_micros(clock.now_us().saturating_sub(*start_us))
+            }
+        }
+    }
+
+    async fn sleep_until(&self, then: Instant) {
+        match &self.manual {
+            None => time::sleep_until(then).await,
+            Some((clock, start_us)) => {
+                let after = then.saturating_duration_since(self.started);
+                clock.moved_to(start_us + after.as_micros() as u64).await;
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +91,8 @@ struct State {
 }
 
 impl State {
-    fn is_lost(&self) -> bool {
-        self.lost || self.deadline <= Instant::now()
+    fn is_lost(&self, timer: &Timer) -> bool {
+        self.lost || self.deadline <= timer.now()
     }
 }
 
@@ -64,15 +105,28 @@ impl Lease {
         length: Duration,
         tasks: Tasks,
     ) -> Self {
-        let state = State { deadline: Instant::from_std(asked_at) + certain(length), lost: false };
+        let timer = Timer::at(Instant::from_std(asked_at));
+        Self::timed(ops, middleware, timer, length, tasks)
+    }
+
+    /// A lease of `length` that was asked for when `timer` was started.
+    pub(crate) fn timed(
+        ops: Arc<dyn LeaseOps>,
+        middleware: &'static str,
+        timer: Timer,
+        length: Duration,
+        tasks: Tasks,
+    ) -> Self {
+        let state = State { deadline: timer.started + certain(length), lost: false };
         let state = watch::Sender::new(state);
-        Self { ops, middleware, length, tasks, state, renewal: None, released: false }
+        Self { ops, middleware, length, tasks, timer, state, renewal: None, released: false }
     }
 
     /// Renews it at every third of its length until it is stopped, released or lost.
     pub(crate) fn auto_renew(&mut self) {
         if self.renewal.is_none() {
-            let renewal = renew(self.ops.clone(), self.middleware, self.length, self.state.clone());
+            let (ops, timer, state) = (self.ops.clone(), self.timer.clone(), self.state.clone());
+            let renewal = renew(ops, self.middleware, self.length, timer, state);
             self.renewal = Some(tokio::spawn(renewal));
         }
     }
@@ -83,7 +137,7 @@ impl Lease {
         if state.lost {
             return Duration::ZERO;
         }
-        state.deadline.saturating_duration_since(Instant::now())
+        state.deadline.saturating_duration_since(self.timer.now())
     }
 
     /// Whether somebody else may hold it by now.
@@ -93,12 +147,12 @@ impl Lease {
 
     /// Asks who wants to know of the loss.
     pub(crate) fn watch(&self) -> LeaseWatch {
-        LeaseWatch(self.state.subscribe())
+        LeaseWatch(self.state.subscribe(), self.timer.clone())
     }
 
     /// Renews it once, now; `false` if it is lost.
     pub(crate) async fn renew(&self) -> Result<bool, StoreError> {
-        renew_once(&self.ops, self.length, &self.state).await
+        renew_once(&self.ops, self.length, &self.timer, &self.state).await
     }
 
     /// Ends the renewal and waits for the end of one that is on its way, so that no renewal comes
@@ -156,25 +210,25 @@ impl fmt::Debug for Lease {
 
 /// Tells of the loss of a lease, for as long as anyone cares.
 #[derive(Clone)]
-pub(crate) struct LeaseWatch(watch::Receiver<State>);
+pub(crate) struct LeaseWatch(watch::Receiver<State>, Timer);
 
 impl LeaseWatch {
     /// Whether somebody else may hold it by now.
     pub(crate) fn is_lost(&self) -> bool {
-        self.0.borrow().is_lost()
+        self.0.borrow().is_lost(&self.1)
     }
 
     /// Ends when the lease is lost: when the store says so, or when its deadline passes unrenewed.
     pub(crate) async fn lost(&mut self) {
         loop {
             let state = *self.0.borrow_and_update();
-            if state.is_lost() {
+            if state.is_lost(&self.1) {
                 return;
             }
             tokio::select! {
-                () = time::sleep_until(state.deadline) => {}
+                () = self.1.sleep_until(state.deadline) => {}
                 changed = self.0.changed() => if changed.is_err() {
-                    time::sleep_until(state.deadline).await;
+                    self.1.sleep_until(state.deadline).await;
                 },
             }
         }
@@ -193,12 +247,13 @@ async fn renew(
     ops: Arc<dyn LeaseOps>,
     middleware: &'static str,
     length: Duration,
+    timer: Timer,
     state: watch::Sender<State>,
 ) {
     let mut pause = length / 3;
     loop {
-        time::sleep(pause).await;
-        match renew_once(&ops, length, &state).await {
+        timer.sleep_until(timer.now() + pause).await;
+        match renew_once(&ops, length, &timer, &state).await {
             Ok(true) => pause = length / 3,
             Ok(false) => return,
             Err(error) => {
@@ -212,16 +267,17 @@ async fn renew(
 async fn renew_once(
     ops: &Arc<dyn LeaseOps>,
     length: Duration,
+    timer: &Timer,
     state: &watch::Sender<State>,
 ) -> Result<bool, StoreError> {
-    let asked_at = Instant::now();
-    if state.borrow().is_lost() {
+    let asked_at = timer.now();
+    if state.borrow().is_lost(timer) {
         return Ok(false);
     }
     let ours = ops.renew().await?;
     state.send_modify(|state| {
         // A grant that comes after the deadline finds a holder who may have seen the loss already.
-        if ours && !state.is_lost() {
+        if ours && !state.is_lost(timer) {
             state.deadline = state.deadline.max(asked_at + certain(length));
         } else {
             state.lost = true;
@@ -252,7 +308,7 @@ pub(crate) async fn release_within(
 
 /// How long of `length` the holder is certain of: less 1% for clocks that do not run equally fast,
 /// and 2 ms for a store that counts in whole milliseconds and a timer that fires as coarsely.
-fn certain(length: Duration) -> Duration {
+pub(crate) fn certain(length: Duration) -> Duration {
     length.saturating_sub(length / 100 + Duration::from_millis(2))
 }
 

@@ -2,7 +2,8 @@
 
 use super::Backend;
 use crate::{
-    lock::{Attempt, LockStore},
+    clock::Clock,
+    lock::{Attempt, Holder, LockStore},
     pubsub::Subscription,
     store::StoreFuture,
     tasks::Tasks,
@@ -24,6 +25,18 @@ impl LockStore for Backend {
 
     fn watch(&self, name: &str) -> Option<Subscription> {
         self.inner.stores.lock.watch(name)
+    }
+
+    fn holder(&self, name: &str) -> StoreFuture<Option<Holder>> {
+        self.inner.stores.lock.holder(name)
+    }
+
+    fn force_release(&self, name: &str) -> StoreFuture<bool> {
+        self.inner.stores.lock.force_release(name)
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.stores.lock.clock()
     }
 
     fn tasks(&self) -> Tasks {

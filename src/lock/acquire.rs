@@ -1,19 +1,22 @@
 //! Acquiring a lock: the settings of one acquisition, and the wait for it.
 
 use crate::{
-    lease::Lease,
+    lease::{Lease, Timer, certain},
     lock::{
         claim::{Claim, MIDDLEWARE},
         error::Error,
         guard::Guard,
+        kind::{Fenced, Kind, Unfenced},
         locks::Locks,
-        policy::{self, Attempt},
+        policy::{self, Attempt, Retry},
     },
     pubsub::Subscription,
     telemetry::{self, LOCK_TOTAL},
-    token::{jitter, token},
+    token::jitter,
 };
 use std::{
+    fmt,
+    marker::PhantomData,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,20 +28,30 @@ const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// How long a waiter waits for its subscription to be in force before it looks by itself.
 const SUBSCRIBE_WITHIN: Duration = Duration::from_millis(250);
 
-/// The settings of one acquisition, made by [`Locks::lock`].
-#[derive(Clone, Debug)]
+/// The settings of one acquisition, made by [`Locks::lock`], or by
+/// [`Redlock::lock`](crate::lock::Redlock::lock) as `Acquire<Unfenced>`.
 #[must_use = "nothing is locked before acquire().await"]
-pub struct Acquire {
+pub struct Acquire<K = Fenced> {
     locks: Locks,
     name: Box<str>,
     ttl: Duration,
     wait: Duration,
     auto_renew: bool,
+    min_validity: Option<Duration>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl Acquire {
+impl<K: Kind> Acquire<K> {
     pub(super) fn new(locks: Locks, name: &str) -> Self {
-        Self { locks, name: name.into(), ttl: DEFAULT_TTL, wait: Duration::ZERO, auto_renew: false }
+        Self {
+            locks,
+            name: name.into(),
+            ttl: DEFAULT_TTL,
+            wait: Duration::ZERO,
+            auto_renew: false,
+            min_validity: None,
+            kind: PhantomData,
+        }
     }
 
     /// How long the lock is held without a renewal: what a crash of its holder costs the others.
@@ -72,20 +85,17 @@ impl Acquire {
     /// asked for, or as many wait for it as [`Locks::max_waiters`] lets;
     /// [`Error::is_timed_out`] if the wait is over;
     /// [`Error::is_store`] if the store fails, at once, wait or not;
-    /// [`Error::is_lost`] if the store granted the lock so late that its TTL had passed.
-    pub async fn acquire(self) -> Result<Guard, Error> {
-        let ttl = policy::whole_ttl(self.ttl).map_err(|error| Error::store(&self.name, error))?;
-        let claim = Arc::new(Claim {
-            store: self.locks.store.clone(),
-            id: policy::id(&self.name),
-            token: token(),
-            ttl,
-        });
-        if self.wait.is_zero() { self.at_once(&claim).await } else { self.in_line(&claim).await }
+    /// [`Error::is_lost`] if the store granted the lock so late that its TTL had passed, or less than
+    /// the minimum validity was left.
+    pub async fn acquire(mut self) -> Result<Guard<K>, Error> {
+        let refused = |error| Error::store(&self.name, error);
+        self.ttl = policy::whole_ttl(self.ttl).map_err(refused)?;
+        policy::attainable(self.min_validity, certain(self.ttl)).map_err(refused)?;
+        if self.wait.is_zero() { self.at_once().await } else { self.in_line().await }
     }
 
-    async fn at_once(&self, claim: &Arc<Claim>) -> Result<Guard, Error> {
-        match self.attempt(claim).await? {
+    async fn at_once(&self) -> Result<Guard<K>, Error> {
+        match self.attempt(&policy::id(&self.name)).await? {
             Outcome::Acquired(guard) => Ok(guard),
             Outcome::Held(left) => {
                 telemetry::count(LOCK_TOTAL, "contended");
@@ -94,17 +104,19 @@ impl Acquire {
         }
     }
 
-    async fn in_line(&self, claim: &Arc<Claim>) -> Result<Guard, Error> {
-        let end = Instant::now() + self.wait;
-        let Some(place) = self.locks.queues.join(&claim.id, self.locks.max_waiters) else {
+    async fn in_line(&self) -> Result<Guard<K>, Error> {
+        let (end, id) = (Instant::now() + self.wait, policy::id(&self.name));
+        let Some(place) = self.locks.queues.join(&id, self.locks.max_waiters) else {
             telemetry::count(LOCK_TOTAL, "contended");
             return Err(Error::crowded(&self.name, self.locks.max_waiters));
         };
         let Ok(mut hints) = time::timeout_at(end.into(), place.turn()).await else {
             return Err(self.timed_out(None));
         };
+        let mut attempts = 0;
         loop {
-            let left = match self.attempt(claim).await? {
+            attempts += 1;
+            let left = match self.attempt(&id).await? {
                 Outcome::Acquired(guard) => return Ok(guard),
                 Outcome::Held(left) => left,
             };
@@ -112,16 +124,16 @@ impl Acquire {
             if now >= end {
                 return Err(self.timed_out(Some(left)));
             }
-            let until = (now + policy::pause(left, self.locks.poll, jitter)).min(end);
-            self.sleep(&mut hints, claim, until).await;
+            let retry = Retry { left, poll: self.locks.poll, attempts };
+            self.sleep(&mut hints, &id, (now + K::pause(retry, jitter)).min(end)).await;
         }
     }
 
     /// Sleeps until a hint or until `until`. Returns at once after it has subscribed: the lock may
     /// have been released before that.
-    async fn sleep(&self, hints: &mut Option<Subscription>, claim: &Claim, until: Instant) {
+    async fn sleep(&self, hints: &mut Option<Subscription>, id: &str, until: Instant) {
         let Some(hints) = hints else {
-            *hints = self.locks.store.watch(&claim.id);
+            *hints = self.locks.store().watch(id);
             match hints {
                 Some(hints) => {
                     let left = until.saturating_duration_since(Instant::now());
@@ -134,16 +146,20 @@ impl Acquire {
         let _ = time::timeout_at(until.into(), hints.recv()).await;
     }
 
-    async fn attempt(&self, claim: &Arc<Claim>) -> Result<Outcome, Error> {
-        let asked_at = Instant::now();
+    /// Asks once, with a token of its own: so a release of what it may have acquired cannot hit what
+    /// a later attempt has.
+    async fn attempt(&self, id: &str) -> Result<Outcome<K>, Error> {
+        let (store, token) = (self.locks.store(), self.locks.token());
+        let (tasks, timer) = (store.tasks(), Timer::start(store.clock()));
+        let claim = Arc::new(Claim { store, id: id.into(), token, ttl: self.ttl });
         let attempt = claim.ask().await.map_err(|error| Error::store(&self.name, error))?;
         let fence = match attempt {
-            Attempt::Acquired { fence } => fence,
+            Attempt::Acquired { fence } => K::of(fence),
             Attempt::Held { left } => return Ok(Outcome::Held(left)),
         };
-        let tasks = self.locks.store.tasks();
-        let mut lease = Lease::new(claim.clone(), MIDDLEWARE, asked_at, claim.ttl, tasks);
-        if lease.is_lost() {
+        let mut lease = Lease::timed(claim, MIDDLEWARE, timer, self.ttl, tasks);
+        let least = self.min_validity.unwrap_or_else(|| K::min_validity(self.ttl));
+        if lease.is_lost() || lease.valid_for() < least {
             return Err(Error::lost(&self.name));
         }
         if self.auto_renew {
@@ -159,7 +175,34 @@ impl Acquire {
     }
 }
 
-enum Outcome {
-    Acquired(Guard),
+impl Acquire<Unfenced> {
+    /// What must be left of the TTL when the lock is acquired, less the share for drift; else it is
+    /// given back, with [`Error::is_lost`]. A process that was paused while it asked has less. One that
+    /// no acquisition could have is refused as a [TTL](Acquire::ttl) is. Default: half of the TTL.
+    pub fn min_validity(mut self, validity: Duration) -> Self {
+        self.min_validity = Some(validity);
+        self
+    }
+}
+
+impl<K> Clone for Acquire<K> {
+    fn clone(&self) -> Self {
+        Self { locks: self.locks.clone(), name: self.name.clone(), ..*self }
+    }
+}
+
+impl<K> fmt::Debug for Acquire<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire")
+            .field("name", &self.name)
+            .field("ttl", &self.ttl)
+            .field("wait", &self.wait)
+            .field("auto_renew", &self.auto_renew)
+            .finish_non_exhaustive()
+    }
+}
+
+enum Outcome<K> {
+    Acquired(Guard<K>),
     Held(Duration),
 }

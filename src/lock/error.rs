@@ -1,7 +1,8 @@
 //! Why a lock was not acquired, or is not held any more.
 
 use crate::store::StoreError;
-use std::{error, fmt, time::Duration};
+use http::StatusCode;
+use std::{error, fmt, sync::Arc, time::Duration};
 
 /// Why a lock was not acquired, or is not held any more.
 ///
@@ -11,7 +12,12 @@ use std::{error, fmt, time::Duration};
 /// | [`is_timed_out`](Error::is_timed_out) | somebody else held it for the whole wait | the same |
 /// | [`is_lost`](Error::is_lost) | it was held, and somebody else may hold it now | stop, undo or reconcile |
 /// | [`is_store`](Error::is_store) | the store could not be asked | retry later; the source says more |
-pub struct Error(Box<Inner>);
+///
+/// A cheap clone. With the feature `axum` a handler can return it: it becomes a problem document (RFC
+/// 9457) with [`status`](Error::status), a `Retry-After` where another try may succeed, and nothing of
+/// the lock's name or the store; the error itself is in the response's extensions.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -30,7 +36,7 @@ enum Kind {
 
 impl Error {
     fn new(name: &str, kind: Kind) -> Self {
-        Self(Box::new(Inner { name: name.into(), kind }))
+        Self(Arc::new(Inner { name: name.into(), kind }))
     }
 
     pub(super) fn contended(name: &str, left: Duration) -> Self {
@@ -107,6 +113,35 @@ impl Error {
     }
 }
 
+impl Error {
+    /// What it means to an HTTP client. 409 Conflict if another holds the lock, as for a request that
+    /// is in flight under an idempotency key (423 Locked is WebDAV's, about a resource that the client
+    /// itself can unlock); 503 Service Unavailable if too many wait already, if the lock was lost, or
+    /// if the store failed; 500 for a setting that cannot be.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match &self.0.kind {
+            Kind::Contended { .. } | Kind::TimedOut { .. } => StatusCode::CONFLICT,
+            Kind::Store(error) if error.is_config() => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Crowded { .. } | Kind::Lost | Kind::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// What a client may read: no name, which may be somebody's, and no server.
+    #[cfg(feature = "axum")]
+    pub(super) fn for_clients(&self) -> &'static str {
+        match &self.0.kind {
+            Kind::Contended { .. } | Kind::TimedOut { .. } => {
+                "another request works on the same thing; try again when it is done"
+            }
+            Kind::Crowded { .. } => "too many requests wait to work on the same thing",
+            Kind::Lost => "the work took too long or was cut off, and may have been done in part",
+            Kind::Store(error) if error.is_config() => "a lock is set up wrongly",
+            Kind::Store(_) => "what keeps requests apart cannot be reached",
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.0.name;
@@ -162,5 +197,21 @@ mod tests {
         }
         let error = Error::store("job:7", down());
         assert_eq!(error.source().unwrap().to_string(), "no link");
+    }
+
+    #[test]
+    fn the_status_is_a_conflict_an_outage_or_a_fault_of_ours() {
+        let second = Duration::from_secs(1);
+        let cases = [
+            (Error::contended("a", second), 409),
+            (Error::timed_out("a", second, None), 409),
+            (Error::crowded("a", 9), 503),
+            (Error::lost("a"), 503),
+            (Error::store("a", StoreError::full("no room")), 503),
+            (Error::store("a", StoreError::config("ttl")), 500),
+        ];
+        for (error, status) in cases {
+            assert_eq!(error.status(), status, "{error}");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! A lock that is held.
 
-use crate::{lease::Lease, lock::error::Error};
+use crate::{
+    lease::Lease,
+    lock::{error::Error, kind::Fenced},
+};
 use std::{fmt, future::Future, time::Duration};
 
 /// A lock that is held. Dropping it releases the lock in a background task;
@@ -10,16 +13,17 @@ use std::{fmt, future::Future, time::Duration};
 /// A guard is not a promise. Its process may be paused at any point, and wake when the TTL has passed
 /// and another holds the lock. So work that must not be done twice either asks
 /// [`check`](Guard::check) before each step and can bear a step that was under way, or hands the
-/// [`fence`](Guard::fence) to a resource that refuses a lower one.
+/// [`fence`](Guard::fence) to a resource that refuses a lower one. That of a
+/// [`Redlock`](crate::lock::Redlock) is `Guard<Unfenced>`, and has none.
 #[must_use = "the lock is released when the guard is dropped"]
-pub struct Guard {
+pub struct Guard<K = Fenced> {
     lease: Lease,
     name: Box<str>,
-    fence: u64,
+    fence: K,
 }
 
-impl Guard {
-    pub(super) fn new(lease: Lease, name: Box<str>, fence: u64) -> Self {
+impl<K> Guard<K> {
+    pub(super) fn new(lease: Lease, name: Box<str>, fence: K) -> Self {
         Self { lease, name, fence }
     }
 
@@ -27,17 +31,6 @@ impl Guard {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The fencing token: higher than that of everyone who held this lock before. Store it beside
-    /// what you write, and write only where the stored one is not higher:
-    /// `UPDATE … SET fence = $1 WHERE id = $2 AND fence <= $1`.
-    ///
-    /// It is about the number of microseconds since 1970, which an `i64` and a float's 53 bits hold
-    /// for the next two centuries.
-    #[must_use]
-    pub fn fence(&self) -> u64 {
-        self.fence
     }
 
     /// How long the lock is certainly held yet without a renewal; zero once it is lost.
@@ -80,7 +73,7 @@ impl Guard {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<K> {
         let mut watch = self.lease.watch();
         async move { watch.lost().await }
     }
@@ -111,6 +104,19 @@ impl Guard {
     }
 }
 
+impl Guard<Fenced> {
+    /// The fencing token: higher than that of everyone who held this lock before. Store it beside
+    /// what you write, and write only where the stored one is not higher:
+    /// `UPDATE … SET fence = $1 WHERE id = $2 AND fence <= $1`.
+    ///
+    /// It is about the number of microseconds since 1970, which an `i64` and a float's 53 bits hold
+    /// for the next two centuries.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.fence.0
+    }
+}
+
 fn settle(name: &str, ours: Result<bool, crate::StoreError>) -> Result<(), Error> {
     match ours {
         Ok(true) => Ok(()),
@@ -119,7 +125,7 @@ fn settle(name: &str, ours: Result<bool, crate::StoreError>) -> Result<(), Error
     }
 }
 
-impl fmt::Debug for Guard {
+impl<K: fmt::Debug> fmt::Debug for Guard<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("name", &self.name)

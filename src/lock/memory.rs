@@ -1,10 +1,11 @@
 //! Locks in this process.
 
 use crate::{
+    clock::Clock,
     context::Context,
     expiring::{Entry, Expiring, WhenFull},
     lock::{
-        policy::{Attempt, Record},
+        policy::{Attempt, Holder, Record},
         store::LockStore,
     },
     pubsub::Subscription,
@@ -69,15 +70,27 @@ impl LockStore for MemoryStore {
 
     fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
         let released = self.change(name, |record, now_us| record.release(token, now_us));
-        if released {
-            // In memory a hint is delivered when this returns; there is nothing to wait for.
-            drop(self.context.hints.publish(&channel(name), Bytes::new()));
-        }
-        StoreFuture::ready(Ok(released))
+        self.tell(name, released)
     }
 
     fn watch(&self, name: &str) -> Option<Subscription> {
         Some(self.context.hints.subscribe(&channel(name)))
+    }
+
+    fn holder(&self, name: &str) -> StoreFuture<Option<Holder>> {
+        StoreFuture::ready(Ok(self.locks.with(name, |entry| {
+            let now_us = entry.now_us();
+            entry.get().and_then(|record| record.held_by(now_us))
+        })))
+    }
+
+    fn force_release(&self, name: &str) -> StoreFuture<bool> {
+        let released = self.change(name, Record::force_release);
+        self.tell(name, released)
+    }
+
+    fn clock(&self) -> Clock {
+        self.context.clock.clone()
     }
 
     fn tasks(&self) -> Tasks {
@@ -86,6 +99,15 @@ impl LockStore for MemoryStore {
 }
 
 impl MemoryStore {
+    /// Tells those who wait that the lock was released.
+    fn tell(&self, name: &str, released: bool) -> StoreFuture<bool> {
+        if released {
+            // In memory a hint is delivered when this returns; there is nothing to wait for.
+            drop(self.context.hints.publish(&channel(name), Bytes::new()));
+        }
+        StoreFuture::ready(Ok(released))
+    }
+
     /// One step over the record of a lock, if there is one.
     fn change(&self, name: &str, step: impl FnOnce(&mut Record, u64) -> bool) -> bool {
         self.locks.with(name, |entry: &mut Entry<'_, Record>| {

@@ -97,12 +97,16 @@ mod acquire;
 mod claim;
 mod error;
 mod guard;
+mod kind;
 mod locks;
 mod memory;
 mod policy;
 mod queue;
 #[cfg(feature = "redis")]
 mod redis;
+mod redlock;
+#[cfg(feature = "axum")]
+mod response;
 mod store;
 
 pub(crate) use self::memory::DEFAULT_CAPACITY;
@@ -111,6 +115,13 @@ pub use self::redis::RedisStore;
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::SCRIPTS;
 pub use self::{
-    acquire::Acquire, error::Error, guard::Guard, locks::Locks, memory::MemoryStore,
-    policy::Attempt, store::LockStore,
+    acquire::Acquire,
+    error::Error,
+    guard::Guard,
+    kind::{Fenced, Kind, Unfenced},
+    locks::Locks,
+    memory::MemoryStore,
+    policy::{Attempt, Holder},
+    redlock::Redlock,
+    store::LockStore,
 };

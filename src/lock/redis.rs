@@ -1,8 +1,12 @@
 //! Locks in Redis or Valkey: arguments in, one script, its answer out.
 
 use crate::{
+    clock::Clock,
     connection::{Call, Connection, RedisContext, Script, parse},
-    lock::{policy::Attempt, store::LockStore},
+    lock::{
+        policy::{Attempt, Holder},
+        store::LockStore,
+    },
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
     tasks::Tasks,
@@ -22,9 +26,17 @@ static RENEW: Script =
 static RELEASE: Script =
     Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("release.lua")))
         .named("lock release");
+static HOLDER: Script =
+    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("holder.lua")))
+        .named("lock holder");
+static FORCE_RELEASE: Script = Script::new(concat!(
+    include_str!("../connection/prelude.lua"),
+    include_str!("force_release.lua")
+))
+.named("lock force release");
 
 /// What a slow log is searched for.
-pub(crate) static SCRIPTS: &[&Script] = &[&ACQUIRE, &RENEW, &RELEASE];
+pub(crate) static SCRIPTS: &[&Script] = &[&ACQUIRE, &RENEW, &RELEASE, &HOLDER, &FORCE_RELEASE];
 
 /// Locks that a fleet shares through Redis. See [the module](crate::lock#redis) for the keys.
 #[derive(Debug)]
@@ -102,6 +114,24 @@ impl LockStore for RedisStore {
 
     fn watch(&self, name: &str) -> Option<Subscription> {
         Some(self.redis.context.hints.subscribe(&self.lock_key(name)))
+    }
+
+    fn holder(&self, name: &str) -> StoreFuture<Option<Holder>> {
+        let call = HOLDER.keys([self.lock_key(name)]).arg(self.redis.now_us());
+        let reply = self.call::<Option<(String, u64, u64)>>(call, "lock holder");
+        StoreFuture::boxed(async move {
+            Ok(reply.await?.map(|(token, fence, left_us)| Holder::new(&token, fence, left_us)))
+        })
+    }
+
+    fn force_release(&self, name: &str) -> StoreFuture<bool> {
+        let lock = self.lock_key(name);
+        let call = FORCE_RELEASE.keys([&lock]).arg(lock.as_str()).arg(self.redis.now_us());
+        StoreFuture::boxed(self.call(call, "lock force release"))
+    }
+
+    fn clock(&self) -> Clock {
+        self.redis.context.clock.clone()
     }
 
     fn tasks(&self) -> Tasks {

@@ -1,6 +1,12 @@
 //! What a lock asks of its store.
 
-use crate::{lock::policy::Attempt, pubsub::Subscription, store::StoreFuture, tasks::Tasks};
+use crate::{
+    clock::Clock,
+    lock::policy::{Attempt, Holder},
+    pubsub::Subscription,
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+};
 use std::{sync::Arc, time::Duration};
 
 /// Where locks are held.
@@ -40,6 +46,24 @@ pub trait LockStore: Send + Sync + 'static {
         None
     }
 
+    /// Who holds the lock. Default: a refusal.
+    fn holder(&self, name: &str) -> StoreFuture<Option<Holder>> {
+        let _ = name;
+        StoreFuture::ready(Err(StoreError::refused("this store does not tell who holds a lock")))
+    }
+
+    /// Takes the lock from whoever holds it and sends a hint; `false` if nobody does. Default: a
+    /// refusal.
+    fn force_release(&self, name: &str) -> StoreFuture<bool> {
+        let _ = name;
+        StoreFuture::ready(Err(StoreError::refused("this store takes no lock from its holder")))
+    }
+
+    /// The clock that holders measure their TTL by. Default: the system's.
+    fn clock(&self) -> Clock {
+        Clock::system()
+    }
+
     /// The tasks to run renewals and the releases by `Drop` in. Default: tasks that nobody waits for
     /// at a shutdown.
     fn tasks(&self) -> Tasks {
@@ -62,6 +86,18 @@ impl<T: LockStore + ?Sized> LockStore for Arc<T> {
 
     fn watch(&self, name: &str) -> Option<Subscription> {
         (**self).watch(name)
+    }
+
+    fn holder(&self, name: &str) -> StoreFuture<Option<Holder>> {
+        (**self).holder(name)
+    }
+
+    fn force_release(&self, name: &str) -> StoreFuture<bool> {
+        (**self).force_release(name)
+    }
+
+    fn clock(&self) -> Clock {
+        (**self).clock()
     }
 
     fn tasks(&self) -> Tasks {
