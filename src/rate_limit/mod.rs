@@ -57,7 +57,7 @@
 //! | plans | [`Policy::quota_with`] |
 //! | a limit that is not in force yet | [`Policy::shadow`] |
 //! | cost that is only known afterwards | [`RateLimitStatus::charge`] |
-//! | abuse | [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
+//! | abuse | [`Policy::ban_after`], [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
 //!
 //! All count in integers, exactly: `Retry-After` is right to the microsecond before it is rounded up. A
 //! clock that goes back makes nobody richer, and nobody wait longer than for a full allowance (a
@@ -77,7 +77,8 @@
 //! | `sliding_log` | a list of times in µs | about 12 for each request |
 //! | `concurrency` | a sorted set of leases by when they end | about 33 for each lease |
 //!
-//! `<prefix>:limit:{<key>}:<policy>:ban` is a ban, the time in µs when it ends. Redis decides by its own
+//! `<prefix>:limit:{<key>}:<policy>:ban` is a ban, the time in µs when it ends, or what may become one:
+//! `<end µs>:<denials>`, when their count begins anew and how many there were. Redis decides by its own
 //! clock. In a cluster, policies that count by different keys are decided key by key: see [`Slots`].
 //!
 //! A client that is denied is denied from this process's memory until it may try again, for at most
@@ -95,8 +96,9 @@
 //! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
 //! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A refund for
 //! [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
-//! When the memory store is full, the count nearest to empty is forgotten, but never a ban or a count
-//! with nothing left: where there are only such, a new key is a failure of the store.
+//! When the memory store is full, the count nearest to empty is forgotten, but never a ban, a count of
+//! denials that may become one, or a count with nothing left: where there are only such, a new key is a
+//! failure of the store.
 //!
 //! A concurrency lease whose process dies ends by itself after [`Policy::lease`]. One of a connection
 //! that was upgraded ends with the response, since the layer does not see what comes after.
@@ -126,6 +128,7 @@
 mod admin;
 mod algorithm;
 mod asked;
+mod ban_after;
 pub mod by;
 #[cfg(feature = "redis")]
 mod by_key;
@@ -158,6 +161,7 @@ pub(crate) use self::memory::DEFAULT_CAPACITY;
 pub use self::redis::RedisStore;
 pub use self::{
     algorithm::{Concurrency, FixedWindow, Gcra, SlidingLog, SlidingWindow, TokenBucket},
+    ban_after::BanAfter,
     future::ResponseFuture,
     layer::{Headers, OnStoreError, RateLimitLayer},
     memory::MemoryStore,

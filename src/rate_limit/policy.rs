@@ -2,6 +2,7 @@
 
 use crate::{
     rate_limit::{
+        ban_after::BanAfter,
         by::{self, KeyBy},
         quota::{Quota, QuotaError},
         rule::Rule,
@@ -29,6 +30,7 @@ pub struct Policy {
     rule: Rule,
     key: Arc<dyn KeyBy>,
     shadow: bool,
+    ban_after: Option<BanAfter>,
     quota: Option<Arc<QuotaOf>>,
     counts: Option<Arc<Counts>>,
 }
@@ -50,7 +52,8 @@ impl Policy {
             )));
         }
         let key = Arc::new(by::ip());
-        Ok(Self { name: name.into(), rule, key, shadow: false, quota: None, counts: None })
+        let (name, ban_after) = (name.into(), None);
+        Ok(Self { name, rule, key, shadow: false, ban_after, quota: None, counts: None })
     }
 
     /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
@@ -166,6 +169,38 @@ impl Policy {
         self
     }
 
+    /// Bans a key for `length` that this policy denies so often `within` so long: a client that slows
+    /// down when it is told to is never banned, one that hammers on is. The last of these denials is
+    /// answered as the ban already.
+    ///
+    /// Denials are counted from the first one on, and anew when `within` has passed. What a banned
+    /// client sends neither counts nor prolongs the ban, and afterwards it begins at none. A request
+    /// that costs more than the limit is a denial, too. [Shadow](Policy::shadow) policies count no
+    /// denials and ban nobody, and neither does [`peek`](crate::rate_limit::RateLimitLayer::peek). A
+    /// [`reset`](crate::rate_limit::RateLimitLayer::reset) leaves a ban and the denials counted so far,
+    /// [`unban`](crate::rate_limit::RateLimitLayer::unban) forgets both. In a cluster, a policy that is
+    /// decided after another key was denied (see [`Slots`](crate::rate_limit::Slots)) counts nothing.
+    ///
+    /// Each denial that counts is one round trip, so a client that is denied costs Redis at most
+    /// `denials` in every `within`, over all processes, and then the ban is believed from memory like
+    /// any other denial. Default: never.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use towerkeep::rate_limit::{Policy, Quota};
+    ///
+    /// let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    /// let burst = Policy::gcra("burst", Quota::per_second(20)).ban_after(100, minute, hour);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where [`BanAfter::new`] returns an error.
+    pub fn ban_after(mut self, denials: u32, within: Duration, length: Duration) -> Self {
+        self.ban_after = Some(or_panic(BanAfter::new(denials, within, length)));
+        self
+    }
+
     /// Counts and reports, and denies nothing: to try a limit before it is in force. Default: no.
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
@@ -188,6 +223,12 @@ impl Policy {
     #[must_use]
     pub fn is_shadow(&self) -> bool {
         self.shadow
+    }
+
+    /// When its denials become a ban.
+    #[must_use]
+    pub fn bans_after(&self) -> Option<BanAfter> {
+        self.ban_after
     }
 
     /// The rule for this request.
