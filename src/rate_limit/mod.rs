@@ -54,9 +54,10 @@
 //! | the same without twice the limit around the end of a window | [`Policy::sliding_window`] |
 //! | small limits that guard against guessing | [`Policy::sliding_log`] with [`Policy::count_if`] |
 //! | work that is slow: how many at a time | [`Policy::concurrency`] |
-//! | plans | [`Policy::quota_with`] |
+//! | plans | [`Policy::quota_with`]; those in a database, [`Policy::quota_lookup`] |
 //! | a limit that is not in force yet | [`Policy::shadow`] |
 //! | cost that is only known afterwards | [`RateLimitStatus::charge`] |
+//! | a limit so high that asking for each request costs more than it guards | [`Policy::local_lease`] |
 //! | abuse | [`Policy::ban_after`], [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
 //!
 //! All count in integers, exactly: `Retry-After` is right to the microsecond before it is rounded up. A
@@ -94,8 +95,8 @@
 //!
 //! The store has 100 ms. If it fails or is too slow, the request is let through
 //! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
-//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A refund for
-//! [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
+//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A
+//! [`Policy::quota_lookup`] has another 100 ms before, and a refund for [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
 //! When the memory store is full, the count nearest to empty is forgotten, but never a ban, a count of
 //! denials that may become one, or a count with nothing left: where there are only such, a new key is a
 //! failure of the store.
@@ -140,11 +141,13 @@ mod future;
 mod headers;
 mod held;
 mod layer;
+mod local;
 mod memory;
 mod outcome;
 mod passed;
 mod policy;
 mod quota;
+mod quotas;
 #[cfg(feature = "redis")]
 mod redis;
 mod rejection;

@@ -1,7 +1,9 @@
 //! What a rate limit asks of its store.
 
 use crate::{
-    rate_limit::{ban_after::BanAfter, outcome::Verdict, policy::Policy, rule::Rule},
+    rate_limit::{
+        ban_after::BanAfter, local::LocalLease, outcome::Verdict, policy::Policy, rule::Rule,
+    },
     store::StoreFuture,
     tasks::Tasks,
     token,
@@ -117,6 +119,8 @@ pub struct Charge {
     pub shadow: bool,
     /// When its denials become a ban. Those of a shadow charge never do.
     pub ban_after: Option<BanAfter>,
+    /// Whether units of it are held in the process; nothing to a store.
+    pub(crate) local_lease: Option<LocalLease>,
 }
 
 impl Charge {
@@ -126,8 +130,9 @@ impl Charge {
         let rule = policy.rule();
         let receipt = if rule.is_concurrency() { u64::from_ne_bytes(token::random()) } else { 0 };
         let (name, shadow) = (policy.shared_name(), policy.is_shadow());
-        let ban_after = policy.bans_after();
-        Self { policy: name, rule, key: key.into(), cost, receipt, shadow, ban_after }
+        let (ban_after, local_lease) = (policy.bans_after(), policy.leases_locally());
+        let key = key.into();
+        Self { policy: name, rule, key, cost, receipt, shadow, ban_after, local_lease }
     }
 
     /// The same charge, as the outcome's receipt tells it: to be refunded.
