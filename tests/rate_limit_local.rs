@@ -25,6 +25,7 @@ use towerkeep::{
 
 on_every_backend! {
     four_processes_together_admit_exactly_the_limit,
+    a_process_never_holds_more_than_it_takes_at_once,
     what_is_left_goes_back_when_its_time_is_over,
     what_is_left_goes_back_at_once_when_the_process_shuts_down,
     what_another_process_bans_or_resets_holds_when_the_time_of_the_units_is_over,
@@ -106,6 +107,20 @@ async fn four_processes_together_admit_exactly_the_limit(harness: Harness) {
             }
         }
         assert_eq!(admitted, 500, "policy {n}");
+    }
+}
+
+async fn a_process_never_holds_more_than_it_takes_at_once(harness: Harness) {
+    let limit = layer(harness.backend.clone(), [window(1_000).local_lease(16, MINUTE)]);
+    for n in 1..=20 {
+        let mut requests = JoinSet::new();
+        for _ in 0..30 {
+            let limit = limit.clone();
+            requests.spawn(async move { passes(&limit, "k").await });
+        }
+        assert!(requests.join_all().await.into_iter().all(|passed| passed));
+        let held = (1_000 - 30 * n) - left(&limit, "p", "k").await;
+        assert!(held < 16, "{held} are charged and not spent");
     }
 }
 

@@ -21,6 +21,7 @@ on_every_backend! {
     a_ban_outlasts_a_reset_and_ends_by_itself,
     so_many_denials_within_so_long_are_a_ban_that_none_of_them_prolongs,
     only_denials_of_requests_that_were_to_be_charged_become_a_ban,
+    a_log_forgives_a_clock_that_went_back_by_more_than_its_period_and_no_less,
     every_verb_accepts_no_charges_at_all,
 }
 
@@ -116,6 +117,20 @@ async fn only_denials_of_requests_that_were_to_be_charged_become_a_ban(harness: 
     assert_eq!(banned(&charges).await, [false, true], "each policy counts its own denials");
     assert_eq!(banned(&[charge(&policy, 6)]).await, [false]);
     assert_eq!(banned(&[charge(&policy, 6)]).await, [true], "what costs too much is denied, too");
+}
+
+async fn a_log_forgives_a_clock_that_went_back_by_more_than_its_period_and_no_less(
+    harness: Harness,
+) {
+    let harness = harness.without_deny_cache().await;
+    let minute = Duration::from_secs(60);
+    let charges = [Charge::new(&Policy::sliding_log("p", Quota::per_minute(1)), "k", 1)];
+    assert!(harness.check(&charges).await.unwrap().is_allowed());
+    let wait = async || harness.check(&charges).await.unwrap().retry_after();
+    harness.clock.set_back(minute);
+    assert_eq!(wait().await, Some(2 * minute));
+    harness.clock.set_back(Duration::from_micros(1));
+    assert_eq!(wait().await, Some(minute));
 }
 
 async fn every_verb_accepts_no_charges_at_all(harness: Harness) {

@@ -424,3 +424,32 @@ impl fmt::Debug for Leasing {
         f.debug_struct("Leasing").field("pools", &self.0.pools).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        context::Context,
+        rate_limit::{MemoryStore, Policy, Quota},
+    };
+
+    #[tokio::test]
+    async fn the_units_of_a_window_end_with_it_and_others_with_their_time() {
+        let second = Duration::from_secs(1);
+        let quota = Quota::new(100, second).unwrap();
+        for (policy, lives) in
+            [(Policy::fixed_window("p", quota), second), (Policy::gcra("p", quota), 10 * second)]
+        {
+            let clock = Clock::manual();
+            let context = Context { clock: clock.clone(), ..Context::default() };
+            let store = Arc::new(MemoryStore::new(&context, 100));
+            let leasing = Leasing::by(clock.clone(), store);
+            let charges = [Charge::new(&policy.local_lease(10, 10 * second), "k", 1)];
+            leasing.check(&charges).await.unwrap();
+            clock.advance(lives - Duration::from_micros(1));
+            assert!(leasing.spend(&charges).is_some());
+            clock.advance(Duration::from_micros(1));
+            assert!(leasing.spend(&charges).is_none());
+        }
+    }
+}

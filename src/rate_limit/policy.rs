@@ -300,7 +300,9 @@ impl Policy {
         self
     }
 
-    /// Counts and reports, and denies nothing: to try a limit before it is in force. Default: no.
+    /// Counts and reports, and denies nothing: to try a limit before it is in force. Of a request that
+    /// another policy is known to deny it learns nothing
+    /// ([`Outcome::asked`](crate::rate_limit::Outcome::asked)). Default: no.
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
