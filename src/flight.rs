@@ -75,6 +75,12 @@ impl<T> Leader<T> {
         self.outcome.send_replace(Some(outcome));
     }
 
+    /// One who waits for it.
+    #[cfg(feature = "rate-limit")]
+    pub(crate) fn follower(&self) -> Follower<T> {
+        Follower(self.outcome.subscribe())
+    }
+
     /// Whether anyone waits.
     pub(crate) fn has_followers(&self) -> bool {
         self.outcome.receiver_count() > 1

@@ -1,13 +1,16 @@
 //! The tasks that outlive a request, so that a shutdown can wait for them.
 
 use crate::telemetry;
-use std::{future::Future, time::Duration};
-use tokio::{runtime::Handle, task::JoinHandle};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
 /// The background tasks of one backend: cache fills, idempotent handlers, releases. A cheap clone.
 #[derive(Clone, Debug, Default)]
-pub struct Tasks(TaskTracker);
+pub struct Tasks {
+    running: TaskTracker,
+    drains: Arc<Notify>,
+}
 
 impl Tasks {
     /// Runs `future` in a task of its own, under a child of the current tracing span.
@@ -19,7 +22,7 @@ impl Tasks {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.0.spawn(telemetry::in_task_span(future))
+        self.running.spawn(telemetry::in_task_span(future))
     }
 
     /// Like [`spawn`](Tasks::spawn), for `Drop`: outside a runtime the future is dropped instead.
@@ -32,22 +35,32 @@ impl Tasks {
     /// How many are running.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.running.len()
     }
 
     /// Whether none is running.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.running.is_empty()
     }
 
     /// Waits until every task has ended, at most `deadline`. Returns how many were still running
     /// then; they go on.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.0.close();
-        let ended = tokio::time::timeout(deadline, self.0.wait()).await;
-        self.0.reopen();
-        if ended.is_ok() { 0 } else { self.0.len() }
+        self.running.close();
+        self.drains.notify_waiters();
+        let ended = tokio::time::timeout(deadline, self.running.wait()).await;
+        self.running.reopen();
+        if ended.is_ok() { 0 } else { self.running.len() }
+    }
+
+    /// Returns when somebody waits for all to end: for a task that would rather sleep on.
+    #[cfg(feature = "rate-limit")]
+    pub(crate) async fn draining(&self) {
+        let drained = self.drains.notified();
+        if !self.running.is_closed() {
+            drained.await;
+        }
     }
 }
 

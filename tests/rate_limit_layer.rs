@@ -40,6 +40,7 @@ on_every_backend! {
     a_lease_is_held_until_the_body_has_ended_or_its_client_has_left,
     a_lease_whose_request_was_dropped_goes_back,
     each_tenant_has_the_quota_of_its_plan,
+    quotas_in_a_database_are_looked_up_once_for_all_requests_at_a_time,
     a_ban_is_told_as_abnormal_usage_until_it_is_lifted,
     a_shadow_policy_lets_everything_pass_and_is_in_no_header,
     a_handler_charges_and_refunds_what_only_it_knows,
@@ -227,6 +228,58 @@ async fn each_tenant_has_the_quota_of_its_plan(harness: Harness) {
     }
     let Ok(response) = service.oneshot(request("big")).await;
     assert_eq!(response.headers()["ratelimit-policy"], "\"daily\";q=3;w=86400");
+}
+
+async fn quotas_in_a_database_are_looked_up_once_for_all_requests_at_a_time(harness: Harness) {
+    let (asked, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let lookup = {
+        let (asked, open) = (asked.clone(), open.clone());
+        move |tenant: String| {
+            let (asked, open) = (asked.clone(), open.clone());
+            async move {
+                asked.fetch_add(1, SeqCst);
+                let _permit = open.acquire().await;
+                match tenant.as_str() {
+                    "big" => Ok(Some(Quota::per_day(30))),
+                    "small" => Ok(None),
+                    _ => Err("no such tenant"),
+                }
+            }
+        }
+    };
+    let id = |request: &http::request::Parts| {
+        Some(request.headers["x-key"].to_str().unwrap().to_owned())
+    };
+    let policy = Policy::fixed_window("daily", Quota::per_day(1));
+    let policy = policy.quota_lookup(id, lookup, Duration::from_secs(3_600));
+    let service = layer(&harness, policy.clone()).layer(hello());
+    for (tenant, allowed) in [("big", 30), ("small", 1)] {
+        asked.store(0, SeqCst);
+        let mut requests = JoinSet::new();
+        for _ in 0..40 {
+            let service = service.clone();
+            requests.spawn(async move { status(&service, tenant).await });
+        }
+        while asked.load(SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        open.add_permits(1);
+        let answers = requests.join_all().await;
+        let passed = answers.iter().filter(|status| **status == 200).count();
+        assert_eq!((passed, asked.load(SeqCst)), (allowed, 1), "{tenant}");
+        open.forget_permits(1);
+    }
+    open.add_permits(1);
+    assert_eq!([status(&service, "unknown").await, status(&service, "unknown").await], [200, 429]);
+
+    // A lookup that hangs holds up nobody for longer than the deadline.
+    let hung = Policy::fixed_window("hung", Quota::per_day(1)).quota_lookup(
+        id,
+        |_| std::future::pending::<Result<Option<Quota>, &str>>(),
+        Duration::from_secs(3_600),
+    );
+    let hung = layer(&harness, hung).deadline(Duration::from_millis(300)).layer(hello());
+    assert_eq!(status(&hung, "big").await, 200);
 }
 
 async fn a_ban_is_told_as_abnormal_usage_until_it_is_lifted(harness: Harness) {

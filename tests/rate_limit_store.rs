@@ -20,6 +20,9 @@ use towerkeep::{
 on_every_backend! {
     what_a_shadow_policy_denies_is_reported_and_let_through,
     a_ban_outlasts_a_reset_and_ends_by_itself,
+    so_many_denials_within_so_long_are_a_ban_that_none_of_them_prolongs,
+    only_denials_of_requests_that_were_to_be_charged_become_a_ban,
+    a_log_forgives_a_clock_that_went_back_by_more_than_its_period_and_no_less,
     every_verb_accepts_no_charges_at_all,
 }
 
@@ -61,6 +64,76 @@ async fn a_ban_outlasts_a_reset_and_ends_by_itself(harness: Harness) {
     assert!(harness.check(&charges).await.unwrap().is_allowed());
 }
 
+async fn so_many_denials_within_so_long_are_a_ban_that_none_of_them_prolongs(harness: Harness) {
+    let (ten, hour) = (Duration::from_secs(10), Duration::from_secs(3_600));
+    let policy = Policy::fixed_window("p", Quota::per_day(1)).ban_after(3, ten, hour);
+    let charges = [Charge::new(&policy, "k", 1)];
+    let check = async || harness.check(&charges).await.unwrap();
+    assert!(check().await.is_allowed());
+    for _ in 0..5 {
+        let verdicts = [check().await, check().await];
+        assert!(verdicts.iter().all(|verdict| !verdict.is_allowed() && !verdict.is_banned()));
+        harness.advance(ten);
+    }
+    check().await;
+    harness.advance(ten - Duration::from_micros(1));
+    harness.reset(&charges).await.unwrap();
+    assert!(check().await.is_allowed(), "a reset forgets the count, and not the denials");
+    check().await;
+    let third = check().await;
+    assert!(third.is_banned(), "the denial that makes the ban says so");
+    assert_eq!(third.retry_after(), Some(hour));
+
+    harness.advance(hour - Duration::from_micros(1));
+    let last = check().await;
+    assert_eq!((last.is_banned(), last.retry_after()), (true, Some(Duration::from_micros(1))));
+    harness.advance(Duration::from_micros(1));
+    let verdicts = [check().await, check().await];
+    assert!(verdicts.iter().all(|verdict| !verdict.is_allowed() && !verdict.is_banned()));
+    harness.unban(&charges).await.unwrap();
+    let verdicts = [check().await, check().await];
+    assert!(verdicts.iter().all(|verdict| !verdict.is_banned()), "an unban forgets denials, too");
+    assert!(check().await.is_banned());
+}
+
+async fn only_denials_of_requests_that_were_to_be_charged_become_a_ban(harness: Harness) {
+    let minute = Duration::from_secs(60);
+    let policy = Policy::gcra("p", Quota::per_day(5)).ban_after(2, minute, minute);
+    let other = Policy::gcra("other", Quota::per_day(1)).ban_after(2, minute, minute);
+    let tried = Policy::gcra("tried", Quota::per_day(1)).ban_after(1, minute, minute).shadow();
+    let charge = |policy, cost| Charge::new(policy, "k", cost);
+    harness.check(&[charge(&policy, 1), charge(&other, 1), charge(&tried, 1)]).await.unwrap();
+    for _ in 0..4 {
+        let charges = [charge(&policy, 6), charge(&other, 1), charge(&tried, 1)];
+        assert!(!harness.peek(&charges).await.unwrap().is_banned());
+        assert!(!harness.charge(&charges[2..]).await.unwrap().is_banned());
+        assert!(harness.check(&charges[2..]).await.unwrap().is_allowed());
+    }
+    let charges = [charge(&policy, 1), charge(&other, 1)];
+    let banned = async |charges: &[Charge]| {
+        let verdict = harness.check(charges).await.unwrap();
+        verdict.outcomes().iter().map(|outcome| outcome.banned).collect::<Vec<_>>()
+    };
+    assert_eq!(banned(&charges).await, [false, false]);
+    assert_eq!(banned(&charges).await, [false, true], "each policy counts its own denials");
+    assert_eq!(banned(&[charge(&policy, 6)]).await, [false]);
+    assert_eq!(banned(&[charge(&policy, 6)]).await, [true], "what costs too much is denied, too");
+}
+
+async fn a_log_forgives_a_clock_that_went_back_by_more_than_its_period_and_no_less(
+    harness: Harness,
+) {
+    let harness = harness.without_deny_cache().await;
+    let minute = Duration::from_secs(60);
+    let charges = [Charge::new(&Policy::sliding_log("p", Quota::per_minute(1)), "k", 1)];
+    assert!(harness.check(&charges).await.unwrap().is_allowed());
+    let wait = async || harness.check(&charges).await.unwrap().retry_after();
+    harness.clock.set_back(minute);
+    assert_eq!(wait().await, Some(2 * minute));
+    harness.clock.set_back(Duration::from_micros(1));
+    assert_eq!(wait().await, Some(minute));
+}
+
 async fn every_verb_accepts_no_charges_at_all(harness: Harness) {
     assert!(harness.check(&[]).await.unwrap().is_allowed());
     assert!(harness.peek(&[]).await.unwrap().outcomes().is_empty());
@@ -84,6 +157,16 @@ async fn a_flood_of_other_keys_evicts_neither_a_ban_nor_an_exhausted_count() {
     }
     assert!(!store.peek(&charge("banned", 1)).await.unwrap().is_allowed());
     assert!(!store.peek(&charge("exhausted", 1)).await.unwrap().is_allowed());
+
+    // Nor the denials that may become a ban, though its own count is nowhere near its end.
+    let hour = Duration::from_secs(3_600);
+    let strict = Policy::fixed_window("s", Quota::per_hour(9)).ban_after(2, hour, hour);
+    let denied = [Charge::new(&strict, "denied", 10)];
+    store.check(&denied).await.unwrap();
+    for n in 0..20_000 {
+        store.check(&charge(&format!("flood {n}"), 1)).await.unwrap();
+    }
+    assert!(store.check(&denied).await.unwrap().is_banned());
 
     // A flood that exhausts what it counts fills the memory, and then new keys are refused: what that
     // means is the layer's to say.
@@ -188,6 +271,31 @@ async fn a_client_that_is_denied_costs_redis_nothing_until_it_may_try_again() {
     assert!(backend.check(&charges).await.unwrap().is_banned());
     backend.unban(&charges).await.unwrap();
     assert!(!backend.check(&charges).await.unwrap().is_banned());
+}
+
+#[tokio::test]
+async fn a_flood_costs_redis_as_many_round_trips_as_make_the_ban_and_then_none() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let builder = Backend::builder().clock(Clock::manual()).deadline(Duration::from_secs(10));
+    let backend = builder.redis(proxy.url()).await.unwrap();
+    let hour = Duration::from_secs(3_600);
+    let strict = Policy::gcra("strict", Quota::per_hour(2)).ban_after(20, hour, hour);
+    let daily = Policy::gcra("daily", Quota::per_day(1));
+    let charges = [Charge::new(&strict, "k", 1), Charge::new(&daily, "k", 1)];
+    assert!(backend.check(&charges).await.unwrap().is_allowed());
+    assert!(!backend.check(&charges).await.unwrap().is_allowed());
+    let flood = async |charges: &[Charge]| {
+        for _ in 0..500 {
+            assert!(!backend.check(charges).await.unwrap().is_allowed());
+        }
+        backend.check(charges).await.unwrap().is_banned()
+    };
+    // The strict policy denies nothing here, so that nothing is to be counted.
+    assert_eq!(proxy.turns_of(flood(&charges)).await, (false, 0));
+    assert!(backend.check(&charges[..1]).await.unwrap().is_allowed());
+    assert_eq!(proxy.turns_of(flood(&charges[..1])).await, (true, 20));
+    assert_eq!(proxy.turns_of(flood(&charges)).await, (true, 0));
 }
 
 fn rules() -> [Rule; 6] {

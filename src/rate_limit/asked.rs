@@ -5,11 +5,20 @@ use crate::rate_limit::{
     layer::Config,
     outcome::{Outcome, Verdict},
     policy::Policy,
+    quota::Quota,
+    quotas::{Answer, Pending},
     store::{Charge, RateLimitStore},
 };
 use http::{request, response};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
+use tokio::time::Instant;
+
+/// The quotas that are found, each with the place of its charge.
+pub(crate) type Found = Vec<(usize, Option<Quota>)>;
+
+/// Lookups that are under way.
+pub(crate) type Lookups = Pin<Box<dyn Future<Output = Found> + Send>>;
 
 /// The policies that apply to a request, and what it would take of each.
 #[derive(Clone)]
@@ -45,6 +54,41 @@ impl Asked {
             }
         }
         Ok(Self { places, charges, store: config.store.clone() })
+    }
+
+    /// Looks up the quotas of this request that are not known. Without any there is nothing to wait for.
+    pub(crate) fn look_up(&mut self, config: &Config, request: &request::Parts) -> Option<Lookups> {
+        let mut pending: Vec<(usize, Pending)> = Vec::new();
+        for (at, &place) in self.places.iter().enumerate() {
+            let policy = &config.policies[place];
+            let Some(quotas) = policy.quotas() else { continue };
+            match quotas.of(request) {
+                Answer::Known(Some(quota)) => self.charges[at].rule = policy.rule_of(quota),
+                Answer::Known(None) => {}
+                Answer::Pending(one) => pending.push((at, one)),
+            }
+        }
+        if pending.is_empty() {
+            return None;
+        }
+        let deadline = Instant::now() + config.deadline;
+        Some(Box::pin(async move {
+            let mut found = Vec::with_capacity(pending.len());
+            for (at, one) in pending {
+                found.push((at, one.until(deadline).await));
+            }
+            found
+        }))
+    }
+
+    /// Decides by the quotas that were found.
+    pub(crate) fn with_quotas(mut self, config: &Config, found: Found) -> Self {
+        for (at, quota) in found {
+            if let Some(quota) = quota {
+                self.charges[at].rule = config.policies[self.places[at]].rule_of(quota);
+            }
+        }
+        self
     }
 
     /// The same of another store, of which each of several processes has its own.

@@ -70,6 +70,14 @@ impl Denials {
         let known = self.0.as_ref()?;
         let told = charges.iter().zip(keys).map(|(charge, key)| known.outcome(charge, key));
         let told: Vec<Option<Outcome>> = told.collect();
+        let is_banned = told.iter().flatten().any(|outcome| outcome.banned);
+        // A denial that would count towards a ban is for the store to count.
+        let counts = |(charge, told): (&Charge, &Option<Outcome>)| {
+            told.is_some() && charge.bans_after().is_some()
+        };
+        if !is_banned && charges.iter().zip(&told).any(counts) {
+            return None;
+        }
         told.iter().any(Option::is_some).then(|| {
             let unknown = |charge: &Charge| {
                 let mut outcome = Outcome::from_micros(true, 0, 0, Some(0));

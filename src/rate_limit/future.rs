@@ -4,7 +4,7 @@ use crate::{
     body::ResponseBody,
     marks::UserId,
     rate_limit::{
-        asked::{Asked, Decided},
+        asked::{Asked, Decided, Lookups},
         held::HeldLeases,
         layer::{Config, OnStoreError},
         outcome::Verdict,
@@ -48,6 +48,8 @@ pin_project! {
         /// The session is loaded, since a policy counts by user.
         User { lookup: StoreFuture<Option<UserId>>, call: Option<Call<S, Q>> },
         Start { call: Option<Call<S, Q>> },
+        /// The quotas are looked up that a policy has not seen lately.
+        Quotas { lookups: Lookups, asked: Option<Asked>, call: Option<Call<S, Q>> },
         Check { check: StoreFuture<Verdict>, open: Option<Open>, call: Option<Call<S, Q>> },
         Inner { #[pin] future: F, passed: Passed },
         /// What does not count, now that there is a response, goes back before it goes out.
@@ -104,6 +106,11 @@ where
                     }
                 }
                 StateProj::Start { call } => start(config, take(call)),
+                StateProj::Quotas { lookups, asked, call } => {
+                    let found = ready!(lookups.as_mut().poll(cx));
+                    let asked = asked.take().expect(POLLED_ONCE).with_quotas(config, found);
+                    check(config, take(call), asked)
+                }
                 StateProj::Check { check, open, call } => {
                     let verdict = ready!(Pin::new(check).poll(cx));
                     let (call, open) = (take(call), open.take().expect(POLLED_ONCE));
@@ -171,7 +178,11 @@ where
     let (parts, body) = request.into_parts();
     let chosen = config.chosen(&parts);
     let cost = config.cost_of(&parts);
-    let asked = Asked::of(config, &parts, cost);
+    let mut asked = Asked::of(config, &parts, cost);
+    let lookups = match (chosen, &mut asked) {
+        (None, Ok(asked)) if cost > 0 => asked.look_up(config, &parts),
+        _ => None,
+    };
     let call = Call { service, request: Request::from_parts(parts, body) };
     match (chosen, asked) {
         (Some(true), _) => call.pass(Passed::default()),
@@ -181,7 +192,10 @@ where
             rejected(Rejection::Misconfigured { advice }, None)
         }
         (None, Ok(asked)) if cost == 0 || asked.charges.is_empty() => call.pass(Passed::default()),
-        (None, Ok(asked)) => check(config, call, asked),
+        (None, Ok(asked)) => match lookups {
+            Some(lookups) => State::Quotas { lookups, asked: Some(asked), call: Some(call) },
+            None => check(config, call, asked),
+        },
     }
 }
 

@@ -4,8 +4,8 @@ use crate::{
     client_addr::TrustedProxies,
     problem,
     rate_limit::{
-        memory::MemoryStore, partition::PartitionKeys, policy::Policy, rejection::Rejection,
-        service::RateLimit, store::RateLimitStore,
+        local::Leasing, memory::MemoryStore, partition::PartitionKeys, policy::Policy,
+        rejection::Rejection, service::RateLimit, store::RateLimitStore,
     },
 };
 use bytes::Bytes;
@@ -79,7 +79,7 @@ impl RateLimitLayer {
     pub fn new(store: impl RateLimitStore, policy: Policy) -> Self {
         let config = Config {
             store: Arc::new(store),
-            policies: vec![policy],
+            policies: Vec::new(),
             proxies: None,
             cost: None,
             allow: None,
@@ -91,7 +91,7 @@ impl RateLimitLayer {
             deadline: Duration::from_millis(100),
             rejection: problem::Rejection::default(),
         };
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config) }.policy(policy)
     }
 
     /// Another policy. All are decided together in one round trip: a request that one of them denies
@@ -105,6 +105,10 @@ impl RateLimitLayer {
             let name = policy.name();
             let taken = config.policies.iter().any(|other| other.name() == name);
             assert!(!taken, "two policies of one layer are named {name:?}; rename one of them");
+            let leases = |policy: &Policy| policy.leases_locally().is_some();
+            if leases(&policy) && !config.policies.iter().any(leases) {
+                config.store = Arc::new(Leasing::over(config.store.clone()));
+            }
             config.policies.push(policy);
         })
     }

@@ -4,6 +4,7 @@ use crate::{
     context::Context,
     expiring::{Entries, Expiring, WhenFull},
     rate_limit::{
+        ban_after::Mark,
         outcome::{LONGEST_BAN, Outcome, Verdict},
         rule::State,
         store::{Charge, RateLimitStore, merged},
@@ -21,7 +22,8 @@ pub(crate) const DEFAULT_CAPACITY: usize = 262_144;
 const BYTES_OF_A_COUNT: usize = 192;
 
 /// Counts in memory. When there is no room for another, the one nearest to empty is forgotten, and
-/// never a ban or a count with nothing left: where there are only such, a new key is refused
+/// never a ban, denials that are counted towards one, or a count with nothing left: where there are only
+/// such, a new key is refused
 /// ([`StoreError::is_full`]), which is a failure of the store to the layer.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -33,8 +35,7 @@ pub struct MemoryStore {
 #[derive(Clone, Debug, Default)]
 struct Held {
     state: State,
-    /// When its ban ends, in µs; past if there is none.
-    banned_until: u64,
+    mark: Mark,
     /// Whether nothing was left when it was written.
     exhausted: bool,
 }
@@ -51,7 +52,7 @@ impl MemoryStore {
     pub(crate) fn new(context: &Context, capacity: usize) -> Self {
         // An entry expires when its count is empty: the soonest to expire is the nearest to empty. One
         // that could be evicted by a flood of other keys would be no limit.
-        let may_evict = |held: &Held| held.banned_until == 0 && !held.exhausted;
+        let may_evict = |held: &Held| held.mark == Mark::None && !held.exhausted;
         let when_full = WhenFull::EvictSoonestToExpire { may_evict };
         let counts = Expiring::new(context.clock.clone(), capacity, when_full);
         Self { counts, tasks: context.tasks.clone() }
@@ -75,6 +76,9 @@ impl MemoryStore {
             let all = !outcomes.iter().any(Outcome::denies);
             for at in 0..charges.len() {
                 let (charge, outcome) = (&charges[at], &mut outcomes[at]);
+                if verb == Verb::Check {
+                    count_denial(entries, charge, &keys[at], outcome);
+                }
                 let allowed = verb == Verb::Charge || (all && outcome.allowed);
                 let takes = allowed && charge.cost > 0 && verb != Verb::Peek;
                 if !takes && !healed[at] {
@@ -129,9 +133,12 @@ impl MemoryStore {
     fn set_ban(&self, charges: &[Charge], length_us: u64) -> Result<(), StoreError> {
         self.step(charges, |entries, keys| {
             let now = entries.now_us();
-            let ends = if length_us == 0 { 0 } else { now + length_us };
+            let mark = match length_us {
+                0 => Mark::None,
+                _ => Mark::Banned { until: now + length_us },
+            };
             for (charge, key) in charges.iter().zip(keys) {
-                change(entries, charge, key, |held| held.banned_until = ends)?;
+                change(entries, charge, key, |held| held.mark = mark)?;
             }
             Ok(())
         })
@@ -168,6 +175,7 @@ fn look(
     let mut vacant = Held::default();
     let mut entry = entries.entry(key);
     let held = entry.get().unwrap_or(&mut vacant);
+    held.mark = held.mark.at(now);
     let mut copy;
     let state = if verb == Verb::Peek {
         copy = held.state.clone();
@@ -178,11 +186,35 @@ fn look(
     let healed = charge.rule.heal(state, now);
     let retry = charge.rule.retry(state, now, charge.capped_cost(), charge.receipt);
     let view = charge.rule.view(state, now);
-    let banned = held.banned_until > now;
-    let retry = if banned { Some(held.banned_until - now) } else { retry };
+    let ban_us = held.mark.ban_us(now);
+    let retry = ban_us.or(retry);
     let mut outcome = Outcome::from_micros(retry == Some(0), view.remaining, view.reset_us, retry);
-    outcome.banned = banned;
+    outcome.banned = ban_us.is_some();
     (outcome, healed && verb != Verb::Peek)
+}
+
+/// Counts a denial towards the ban that it may become.
+fn count_denial(
+    entries: &mut Entries<'_, Held>,
+    charge: &Charge,
+    key: &str,
+    outcome: &mut Outcome,
+) {
+    let Some(after) = charge.bans_after() else { return };
+    if outcome.allowed || outcome.banned {
+        return;
+    }
+    let now = entries.now_us();
+    let mut mark = Mark::None;
+    // Without room for its mark it is denied all the same.
+    let _ = change(entries, charge, key, |held| {
+        held.mark = after.deny(held.mark, now);
+        mark = held.mark;
+    });
+    if let Some(left) = mark.ban_us(now) {
+        outcome.banned = true;
+        outcome.retry_after = Some(Duration::from_micros(left));
+    }
 }
 
 /// Changes what is known of a key, and keeps it for as long as it says anything. Returns what remains,
@@ -202,10 +234,8 @@ fn change(
     change(held);
     let view = charge.rule.view(&mut held.state, now);
     held.exhausted = view.remaining == 0;
-    if held.banned_until <= now {
-        held.banned_until = 0;
-    }
-    let expires = (now + view.reset_us).max(held.banned_until);
+    held.mark = held.mark.at(now);
+    let expires = (now + view.reset_us).max(held.mark.until());
     let weight = 1 + held.state.heap_bytes() / BYTES_OF_A_COUNT;
     match (expires > now, is_new) {
         (true, true) => entry.insert(vacant, expires, weight)?,

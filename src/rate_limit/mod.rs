@@ -55,10 +55,11 @@
 //! | the same without twice the limit around the end of a window | [`Policy::sliding_window`] |
 //! | small limits that guard against guessing | [`Policy::sliding_log`] with [`Policy::count_if`] |
 //! | work that is slow: how many at a time | [`Policy::concurrency`] |
-//! | plans | [`Policy::quota_with`] |
+//! | plans | [`Policy::quota_with`]; those in a database, [`Policy::quota_lookup`] |
 //! | a limit that is not in force yet | [`Policy::shadow`] |
 //! | cost that is only known afterwards | [`RateLimitStatus::charge`] |
-//! | abuse | [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
+//! | a limit so high that asking for each request costs more than it guards | [`Policy::local_lease`] |
+//! | abuse | [`Policy::ban_after`], [`RateLimitLayer::ban`], [`RateLimitLayer::deny`] |
 //!
 //! All count in integers, exactly: `Retry-After` is right to the microsecond before it is rounded up. A
 //! clock that goes back makes nobody richer, and nobody wait longer than for a full allowance (a
@@ -78,7 +79,8 @@
 //! | `sliding_log` | a list of times in µs | about 12 for each request |
 //! | `concurrency` | a sorted set of leases by when they end | about 33 for each lease |
 //!
-//! `<prefix>:limit:{<key>}:<policy>:ban` is a ban, the time in µs when it ends. Redis decides by its own
+//! `<prefix>:limit:{<key>}:<policy>:ban` is a ban, the time in µs when it ends, or what may become one:
+//! `<end µs>:<denials>`, when their count begins anew and how many there were. Redis decides by its own
 //! clock. In a cluster, policies that count by different keys are decided key by key: see [`Slots`].
 //!
 //! A client that is denied is denied from this process's memory until it may try again, for at most
@@ -94,10 +96,11 @@
 //!
 //! The store has 100 ms. If it fails or is too slow, the request is let through
 //! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
-//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A refund for
-//! [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
-//! When the memory store is full, the count nearest to empty is forgotten, but never a ban or a count
-//! with nothing left: where there are only such, a new key is a failure of the store.
+//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A
+//! [`Policy::quota_lookup`] has another 100 ms before, and a refund for [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
+//! When the memory store is full, the count nearest to empty is forgotten, but never a ban, a count of
+//! denials that may become one, or a count with nothing left: where there are only such, a new key is a
+//! failure of the store.
 //!
 //! A concurrency lease whose process dies ends by itself after [`Policy::lease`]. One of a connection
 //! that was upgraded ends with the response, since the layer does not see what comes after.
@@ -133,6 +136,7 @@
 mod admin;
 mod algorithm;
 mod asked;
+mod ban_after;
 pub mod by;
 #[cfg(feature = "redis")]
 mod by_key;
@@ -144,12 +148,14 @@ mod future;
 mod headers;
 mod held;
 mod layer;
+mod local;
 mod memory;
 mod outcome;
 mod partition;
 mod passed;
 mod policy;
 mod quota;
+mod quotas;
 #[cfg(feature = "redis")]
 mod redis;
 mod rejection;
@@ -166,6 +172,7 @@ pub(crate) use self::memory::DEFAULT_CAPACITY;
 pub use self::redis::RedisStore;
 pub use self::{
     algorithm::{Concurrency, FixedWindow, Gcra, SlidingLog, SlidingWindow, TokenBucket},
+    ban_after::BanAfter,
     future::ResponseFuture,
     layer::{Headers, OnStoreError, RateLimitLayer},
     memory::MemoryStore,

@@ -61,8 +61,9 @@ pub struct Outcome {
     pub banned: bool,
     /// Whether it only looks on: a shadow policy denies nothing.
     pub shadow: bool,
-    /// Whether the store was asked. It is not when another policy is known to deny the request; the
-    /// numbers mean nothing then.
+    /// Whether the store was asked. It is not when another policy is known to deny the request: this
+    /// one, a shadow policy too, is then neither charged nor reported and counts no denial, and the
+    /// numbers mean nothing.
     pub asked: bool,
     /// How much is left.
     pub remaining: u64,

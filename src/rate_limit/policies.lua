@@ -1,7 +1,7 @@
 -- What check.lua and refund.lua share: how the policies of a call are told, and how states are stored.
--- KEYS  the policies' states, all different; then, in the same order, their bans
+-- KEYS  the policies' states, all different; then, in the same order, their bans, or what may become one
 -- ARGV  now in µs, or '' for the server's TIME; the verb; then, per policy: algorithm, limit, period,
---       extra, cost, receipt, 's' to shadow it or ''
+--       extra, cost, receipt; 's' to shadow it, '<denials>:<within µs>:<length µs>' to ban after them, or ''
 local now, count = now_us(ARGV[1]), #KEYS / 2
 
 -- Redis counts TTLs by real time, so under a test's clock, which stands still, a key outlives its own.
@@ -25,5 +25,6 @@ local function policy(n)
     cost = tonumber(ARGV[at + 4]),
     receipt = ARGV[at + 5],
     shadow = ARGV[at + 6] == 's',
+    ban_after = ARGV[at + 6],
   }
 end

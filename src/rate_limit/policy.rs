@@ -1,15 +1,19 @@
 //! A named limit: how much, by which algorithm, and per what.
 
 use crate::{
+    clock::Clock,
     rate_limit::{
+        ban_after::BanAfter,
         by::{self, KeyBy},
+        local::LocalLease,
         quota::{Quota, QuotaError},
+        quotas::Quotas,
         rule::Rule,
     },
     telemetry,
 };
 use http::{request, response};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 /// Longest name of a policy: it is part of every key and every response.
 const MAX_NAME: usize = 32;
@@ -29,7 +33,10 @@ pub struct Policy {
     rule: Rule,
     key: Arc<dyn KeyBy>,
     shadow: bool,
+    ban_after: Option<BanAfter>,
+    local_lease: Option<LocalLease>,
     quota: Option<Arc<QuotaOf>>,
+    quotas: Option<Arc<Quotas>>,
     counts: Option<Arc<Counts>>,
 }
 
@@ -50,7 +57,17 @@ impl Policy {
             )));
         }
         let key = Arc::new(by::ip());
-        Ok(Self { name: name.into(), rule, key, shadow: false, quota: None, counts: None })
+        Ok(Self {
+            name: name.into(),
+            rule,
+            key,
+            shadow: false,
+            ban_after: None,
+            local_lease: None,
+            quota: None,
+            quotas: None,
+            counts: None,
+        })
     }
 
     /// A limit by the generic cell rate algorithm: a steady rate with a burst, for one number a key.
@@ -138,11 +155,55 @@ impl Policy {
         mut self,
         quota: impl Fn(&request::Parts) -> Option<Quota> + Send + Sync + 'static,
     ) -> Self {
-        assert!(
-            !self.rule.is_concurrency(),
-            "a concurrency limit has no quota; leave quota_with out"
-        );
+        self.assert_quota("quota_with");
         self.quota = Some(Arc::new(quota));
+        self
+    }
+
+    /// The same for quotas that only a database knows. `id` says whose quota it is: a tenant's or a
+    /// user's, and `None` is one without a quota of its own. `lookup` is asked once for each id, and
+    /// again when `valid_for` has passed; several requests at a time wait for one lookup. A quota that
+    /// is found goes before [`quota_with`](Policy::quota_with), which holds where none is.
+    ///
+    /// A request waits for the lookup no longer than the layer's
+    /// [deadline](crate::rate_limit::RateLimitLayer::deadline), and then for the store; a lookup that is
+    /// slower goes on without it, for 30 seconds at most. What is slow or fails is logged, the last
+    /// known quota holds, or else the policy's own, and nobody waits for it again for a second. The
+    /// quotas of 10,000 ids are remembered, by each process, and 64 lookups may be under way at a time:
+    /// what is beyond is as if it had failed, so ids that clients make up flood neither the memory nor
+    /// the database. Default: none.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use towerkeep::{UserId, rate_limit::{Policy, Quota, by}};
+    ///
+    /// async fn plan_of(user: String) -> Result<Option<Quota>, std::io::Error> {
+    ///     // SELECT per_minute FROM plans …
+    ///     Ok((user == "ann").then_some(Quota::per_minute(1_000)))
+    /// }
+    /// let daily = Policy::gcra("plan", Quota::per_minute(60)).key(by::user()).quota_lookup(
+    ///     |request| request.extensions.get::<UserId>().map(|user| user.as_str().to_owned()),
+    ///     plan_of,
+    ///     Duration::from_secs(300),
+    /// );
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// On a concurrency policy, which has no quota.
+    pub fn quota_lookup<F, E>(
+        mut self,
+        id: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
+        lookup: impl Fn(String) -> F + Send + Sync + 'static,
+        valid_for: Duration,
+    ) -> Self
+    where
+        F: Future<Output = Result<Option<Quota>, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.assert_quota("quota_lookup");
+        let quotas = Quotas::new(Clock::system(), id, lookup, valid_for);
+        self.quotas = Some(Arc::new(quotas));
         self
     }
 
@@ -158,15 +219,90 @@ impl Policy {
     /// let login = Policy::sliding_log("login", Quota::per_minute(5))
     ///     .count_if(|response| response.status == StatusCode::UNAUTHORIZED);
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// With a [`local_lease`](Policy::local_lease).
     pub fn count_if(
         mut self,
         counts: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.counts = Some(Arc::new(counts));
+        self.assert_lease();
         self
     }
 
-    /// Counts and reports, and denies nothing: to try a limit before it is in force. Default: no.
+    /// Takes `units` at once from the store and spends them in this process, for at most `at_most`: a
+    /// request costs no round trip while there are some, and about one in `units` does at a steady
+    /// rate. For high limits; a low one is better asked for each time.
+    ///
+    /// - *Nothing is spent that was not charged before.* All processes together never admit more than
+    ///   the store has charged. A unit may be spent later than it was taken, by `at_most` at the most,
+    ///   so in any time that one looks at, up to `units` for each process can come on top of what the
+    ///   limit admits in it; a fixed window's units end with it, so that each window is exact.
+    /// - *Up to `units` for each process are stranded*, for each key: charged, and not there for others.
+    ///   What is left after `at_most` is given back as far as it has not come back by itself, and at
+    ///   once when the backend [shuts down](crate::Backend::shutdown). What a process has that dies
+    ///   counts like any other request. When there are too few left to take so many, each request asks.
+    /// - *What another process changes takes effect within `at_most`*: a
+    ///   [`ban`](crate::rate_limit::RateLimitLayer::ban) or a
+    ///   [`reset`](crate::rate_limit::RateLimitLayer::reset); this one's, and another quota, at once.
+    /// - *`remaining` is what the store had left when the units were taken, and the units that are left
+    ///   of them*: what others have taken and what has come back since is not in it, as the store is
+    ///   not asked. [`peek`](crate::rate_limit::RateLimitLayer::peek) asks it, and there all units that
+    ///   a process holds are taken.
+    ///
+    /// A layer decides from its own memory only if all policies that apply to a request can; one that
+    /// has to ask makes it one atomic step for all, as without leases. A request that costs more than
+    /// is left asks, too, and a [shadow](Policy::shadow) policy always does. A process holds units of up
+    /// to 10,000 keys a layer. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// Unless `units` is 2 to the limit and `at_most` 10 ms to 60 s; and on a concurrency policy, on a
+    /// sliding log, which is exact in any period, and with [`count_if`](Policy::count_if), which asks
+    /// the store again for each request that does not count.
+    pub fn local_lease(mut self, units: u32, at_most: Duration) -> Self {
+        self.local_lease = Some(or_panic(LocalLease::new(self.rule, units, at_most)));
+        self.assert_lease();
+        self
+    }
+
+    /// Bans a key for `length` that this policy denies so often `within` so long: a client that slows
+    /// down when it is told to is never banned, one that hammers on is. The last of these denials is
+    /// answered as the ban already.
+    ///
+    /// Denials are counted from the first one on, and anew when `within` has passed. What a banned
+    /// client sends neither counts nor prolongs the ban, and afterwards it begins at none. A request
+    /// that costs more than the limit is a denial, too. [Shadow](Policy::shadow) policies count no
+    /// denials and ban nobody, and neither does [`peek`](crate::rate_limit::RateLimitLayer::peek). A
+    /// [`reset`](crate::rate_limit::RateLimitLayer::reset) leaves a ban and the denials counted so far,
+    /// [`unban`](crate::rate_limit::RateLimitLayer::unban) forgets both. In a cluster, a policy that is
+    /// decided after another key was denied (see [`Slots`](crate::rate_limit::Slots)) counts nothing.
+    ///
+    /// Each denial that counts is one round trip, so a client that is denied costs Redis at most
+    /// `denials` in every `within`, over all processes, and then the ban is believed from memory like
+    /// any other denial. Default: never.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use towerkeep::rate_limit::{Policy, Quota};
+    ///
+    /// let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    /// let burst = Policy::gcra("burst", Quota::per_second(20)).ban_after(100, minute, hour);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where [`BanAfter::new`] returns an error.
+    pub fn ban_after(mut self, denials: u32, within: Duration, length: Duration) -> Self {
+        self.ban_after = Some(or_panic(BanAfter::new(denials, within, length)));
+        self
+    }
+
+    /// Counts and reports, and denies nothing: to try a limit before it is in force. Of a request that
+    /// another policy is known to deny it learns nothing
+    /// ([`Outcome::asked`](crate::rate_limit::Outcome::asked)). Default: no.
     pub fn shadow(mut self) -> Self {
         self.shadow = true;
         self
@@ -190,15 +326,34 @@ impl Policy {
         self.shadow
     }
 
+    /// When its denials become a ban.
+    #[must_use]
+    pub fn bans_after(&self) -> Option<BanAfter> {
+        self.ban_after
+    }
+
     /// The rule for this request.
     pub(crate) fn rule_for(&self, request: &request::Parts) -> Rule {
-        let Some(quota) = self.quota.as_ref().and_then(|quota| quota(request)) else {
-            return self.rule;
-        };
+        let quota = self.quota.as_ref().and_then(|quota| quota(request));
+        quota.map_or(self.rule, |quota| self.rule_of(quota))
+    }
+
+    /// The rule for a quota; the policy's own if its algorithm cannot count that.
+    pub(crate) fn rule_of(&self, quota: Quota) -> Rule {
         self.rule.with_quota(quota).unwrap_or_else(|error| {
             telemetry::warn(format_args!("rate limit policy {:?}: {error}", self.name));
             self.rule
         })
+    }
+
+    /// How units of it are held in the process.
+    pub(crate) fn leases_locally(&self) -> Option<LocalLease> {
+        self.local_lease
+    }
+
+    /// Where quotas are looked up.
+    pub(crate) fn quotas(&self) -> Option<&Arc<Quotas>> {
+        self.quotas.as_ref()
     }
 
     /// Whether what was charged is looked at again once there is a response.
@@ -216,6 +371,19 @@ impl Policy {
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
         self.name.clone()
+    }
+
+    fn assert_lease(&self) {
+        assert!(
+            self.local_lease.is_none() || self.counts.is_none(),
+            "count_if asks the store again for each request that does not count, so a local lease \
+             spares nothing; leave one of them out"
+        );
+    }
+
+    fn assert_quota(&self, method: &str) {
+        let has_quota = !self.rule.is_concurrency();
+        assert!(has_quota, "a concurrency limit has no quota; leave {method} out");
     }
 
     fn known(name: &str, rule: Result<Rule, QuotaError>) -> Self {

@@ -113,7 +113,10 @@ impl RedisStore {
             call = call.arg(charge.rule.algorithm()).arg(limit).arg(period).arg(extra);
             // The cap keeps it exact in Lua.
             call = call.arg(charge.capped_cost()).arg(charge.receipt);
-            call = call.arg(if charge.shadow { "s" } else { "" });
+            call = match charge.bans_after() {
+                Some(after) => call.arg(after.script_arg()),
+                None => call.arg(if charge.shadow { "s" } else { "" }),
+            };
         }
         call
     }

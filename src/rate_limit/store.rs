@@ -1,7 +1,9 @@
 //! What a rate limit asks of its store.
 
 use crate::{
-    rate_limit::{outcome::Verdict, policy::Policy, rule::Rule},
+    rate_limit::{
+        ban_after::BanAfter, local::LocalLease, outcome::Verdict, policy::Policy, rule::Rule,
+    },
     store::StoreFuture,
     tasks::Tasks,
     token,
@@ -26,7 +28,8 @@ use std::{fmt, sync::Arc, time::Duration};
 )]
 pub trait RateLimitStore: Send + Sync + 'static {
     /// Decides every charge, all or nothing: if one is denied, none is charged. A denied shadow charge
-    /// is not charged, and does not hinder the others.
+    /// is not charged, and does not hinder the others. It is the only verb whose denials become a
+    /// [ban](Charge::ban_after).
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict>;
 
     /// What [`check`](RateLimitStore::check) would say. Nothing is charged.
@@ -49,7 +52,7 @@ pub trait RateLimitStore: Send + Sync + 'static {
     /// be that longer or shorter.
     fn ban(&self, charges: &[Charge], length: Duration) -> StoreFuture<()>;
 
-    /// Ends bans.
+    /// Ends bans, and forgets the denials that were counted towards one.
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()>;
 
     /// The tasks to renew and to give back leases in. Default: tasks that nobody waits for at a
@@ -114,6 +117,10 @@ pub struct Charge {
     pub receipt: u64,
     /// Whether it is charged and reported, but denies nothing.
     pub shadow: bool,
+    /// When its denials become a ban. Those of a shadow charge never do.
+    pub ban_after: Option<BanAfter>,
+    /// Whether units of it are held in the process; nothing to a store.
+    pub(crate) local_lease: Option<LocalLease>,
 }
 
 impl Charge {
@@ -122,8 +129,10 @@ impl Charge {
     pub fn new(policy: &Policy, key: impl Into<String>, cost: u64) -> Self {
         let rule = policy.rule();
         let receipt = if rule.is_concurrency() { u64::from_ne_bytes(token::random()) } else { 0 };
-        let (policy, shadow) = (policy.shared_name(), policy.is_shadow());
-        Self { policy, rule, key: key.into(), cost, receipt, shadow }
+        let (name, shadow) = (policy.shared_name(), policy.is_shadow());
+        let (ban_after, local_lease) = (policy.bans_after(), policy.leases_locally());
+        let key = key.into();
+        Self { policy: name, rule, key, cost, receipt, shadow, ban_after, local_lease }
     }
 
     /// The same charge, as the outcome's receipt tells it: to be refunded.
@@ -138,6 +147,11 @@ impl Charge {
         self.key == other.key
             && self.policy == other.policy
             && self.rule.algorithm() == other.rule.algorithm()
+    }
+
+    /// When its denials become a ban, if they do.
+    pub(crate) fn bans_after(&self) -> Option<BanAfter> {
+        self.ban_after.filter(|_| !self.shadow)
     }
 
     /// The cost that is decided by: above the limit all are alike.

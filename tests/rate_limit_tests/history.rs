@@ -2,7 +2,7 @@
 
 use crate::{
     harness::{Harness, PREFIX},
-    rate_limit_tests::naive::{Known, Naive, Said},
+    rate_limit_tests::naive::{Known, Naive, Record, Said},
 };
 use std::time::Duration;
 use towerkeep::rate_limit::{Charge, Outcome, Policy, RateLimitStore};
@@ -30,6 +30,7 @@ struct Subject {
     policy: Policy,
     key: String,
     known: Known,
+    record: Record,
     /// What was charged and not refunded yet.
     receipts: Vec<(u64, u64)>,
     /// How long the last denial was said to last, in µs.
@@ -68,9 +69,19 @@ fn subjects(dice: &mut Dice, round: u64, keys: u64) -> Vec<Subject> {
         let ms = dice.one(&[100, 1_000, 1_500, 60_000, 3_600_000, 86_400_000]);
         let burst = dice.one(&[limit, 1, 5, 30]);
         let (naive, policy) = Naive::make(algorithm, &format!("p{n}"), limit, ms, burst);
-        let policy = if dice.below(5) == 0 { policy.shadow() } else { policy };
+        let mut policy = if dice.below(5) == 0 { policy.shadow() } else { policy };
+        let mut record = Record::default();
+        if dice.below(2) == 0 {
+            let denials = dice.one(&[1, 2, 3, 5]);
+            let [within, length] = [(); 2].map(|()| 1_000 + dice.below(ms * 3_000));
+            let [t, long] = [within, length].map(Duration::from_micros);
+            policy = policy.ban_after(denials, t, long);
+            let really = !policy.is_shadow();
+            record.ban_after = really.then_some((denials, within.into(), length.into()));
+        }
         let key = format!("{round}-{}", dice.below(keys));
-        Subject { naive, policy, key, known: Known::default(), receipts: Vec::new(), wait: 0 }
+        let (known, receipts) = (Known::default(), Vec::new());
+        Subject { naive, policy, key, known, record, receipts, wait: 0 }
     });
     subjects.collect()
 }
@@ -101,13 +112,16 @@ async fn pass_time(harness: &Harness, dice: &mut Dice, subjects: &mut [Subject])
     // look drops it, and in Redis, whose own time does not pass here.
     let now = now(harness);
     for subject in subjects {
-        if subject.naive.sweep(&mut subject.known, now) {
+        let state = subject.naive.sweep(&mut subject.known, now);
+        let ended = [
+            state.then_some(subject.policy.rule().algorithm()),
+            subject.record.sweep(now).then_some("ban"),
+        ];
+        for suffix in ended.into_iter().flatten() {
             harness.peek(&[subject.charge(0)]).await.unwrap();
             if harness.is_shared() {
                 let (key, policy) = (&subject.key, subject.policy.name());
-                let algorithm = subject.policy.rule().algorithm();
-                harness
-                    .command(&["DEL", &format!("{PREFIX}:limit:{{{key}}}:{policy}:{algorithm}")]);
+                harness.command(&["DEL", &format!("{PREFIX}:limit:{{{key}}}:{policy}:{suffix}")]);
             }
         }
     }
@@ -161,7 +175,10 @@ async fn decide(
         let subject = &mut subjects[at];
         let mut known = subject.known.clone();
         subject.naive.heal(&mut known, now);
-        let told = subject.naive.say(&known, now, cost, id);
+        let mut told = subject.naive.say(&known, now, cost, id);
+        if let Some(left) = subject.record.banned(now) {
+            (told.allowed, told.banned, told.retry) = (false, true, Some(left));
+        }
         subject.wait = told.retry.map_or(0, |retry| retry.as_micros() as u64);
         said.push(told);
         if !peek {
@@ -183,6 +200,13 @@ async fn decide(
             subject.receipts.push((cost, receipt));
         } else {
             assert_eq!(outcomes[told].receipt, 0, "{context}: nothing was taken of {asked:?}");
+        }
+        if !peek && !charge && !said.allowed && !said.banned {
+            subject.record.deny(now);
+            if let Some(left) = subject.record.banned(now) {
+                (said.banned, said.retry) = (true, Some(left));
+                subject.wait = left.as_micros() as u64;
+            }
         }
     }
     for ((at, charge), outcome) in asked.iter().zip(&outcomes) {
@@ -223,7 +247,7 @@ async fn settle_leases(
     }
 }
 
-/// A reset, or a ban from which nothing follows but its own denial.
+/// A reset, which leaves the denials, or a ban in place of an earlier one, which may be lifted at once.
 async fn forget_or_ban(
     harness: &Harness,
     dice: &mut Dice,
@@ -246,7 +270,12 @@ async fn forget_or_ban(
     assert_eq!(outcome.retry_after, Some(length), "{context}");
     assert_eq!(verdict.is_allowed(), subject.policy.is_shadow(), "{context}");
     subject.naive.heal(&mut subject.known, now(harness));
-    harness.unban(&charge).await.unwrap();
+    subject.record.clear();
+    if dice.below(4) == 0 {
+        subject.record.ban_for(length.as_micros() as i128, now(harness));
+    } else {
+        harness.unban(&charge).await.unwrap();
+    }
 }
 
 fn agree(subject: &Subject, now: i128, allowed: bool, outcome: &Outcome, context: &str) {
@@ -255,8 +284,8 @@ fn agree(subject: &Subject, now: i128, allowed: bool, outcome: &Outcome, context
 }
 
 fn heard(outcome: &Outcome) -> Said {
-    let Outcome { allowed, remaining, reset, retry_after, .. } = *outcome;
-    Said { allowed, remaining, reset, retry: retry_after }
+    let Outcome { allowed, banned, remaining, reset, retry_after, .. } = *outcome;
+    Said { allowed, banned, remaining, reset, retry: retry_after }
 }
 
 fn now(harness: &Harness) -> i128 {

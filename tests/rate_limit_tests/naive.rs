@@ -27,10 +27,59 @@ pub(crate) struct Known {
     leases: BTreeMap<u64, i128>,
 }
 
+/// What the model knows against one key; times are in µs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    /// How many denials make a ban, within how long, of which length; nothing does if there is none.
+    pub(crate) ban_after: Option<(u32, i128, i128)>,
+    banned_until: i128,
+    /// How many there were, and when they are forgotten.
+    denials: (u32, i128),
+}
+
+impl Record {
+    /// How long a ban lasts yet.
+    pub(crate) fn banned(&self, now: i128) -> Option<Duration> {
+        let left = self.banned_until - now;
+        (left > 0).then(|| Duration::from_micros(left as u64))
+    }
+
+    /// A denial that counts.
+    pub(crate) fn deny(&mut self, now: i128) {
+        let Some((most, within, length)) = self.ban_after else { return };
+        let (count, until) = self.denials;
+        let (count, until) = if until > now { (count, until) } else { (0, now + within) };
+        self.denials = (count + 1, until.min(now + within));
+        if count + 1 == most {
+            self.clear();
+            self.ban_for(length, now);
+        }
+    }
+
+    pub(crate) fn ban_for(&mut self, length: i128, now: i128) {
+        self.banned_until = now + length;
+    }
+
+    pub(crate) fn clear(&mut self) {
+        (self.banned_until, self.denials) = (0, (0, 0));
+    }
+
+    /// Forgets what has ended; `true` if there was something.
+    pub(crate) fn sweep(&mut self, now: i128) -> bool {
+        let (banned, (count, until)) = (self.banned_until, self.denials);
+        let ended = (banned > 0 || count > 0) && banned <= now && until <= now;
+        if ended {
+            self.clear();
+        }
+        ended
+    }
+}
+
 /// What the model says of a request.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Said {
     pub(crate) allowed: bool,
+    pub(crate) banned: bool,
     pub(crate) remaining: u64,
     pub(crate) reset: Duration,
     pub(crate) retry: Option<Duration>,
@@ -102,6 +151,7 @@ impl Naive {
         let micros = |us: i128| Duration::from_micros(us as u64);
         Said {
             allowed,
+            banned: false,
             remaining: remaining as u64,
             reset: micros(reset),
             retry: retry.map(micros),

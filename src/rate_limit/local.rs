@@ -1,0 +1,455 @@
+//! Units that are taken from the store by the dozen and spent in this process.
+//!
+//! A store in front of the layer's own: what it hands out has been charged before, so that all
+//! processes together never spend more than the store has charged.
+
+use crate::{
+    clock::Clock,
+    expiring::{Expiring, WhenFull},
+    flight::{Flights, Leader, Role},
+    rate_limit::{
+        outcome::{Outcome, Verdict},
+        quota::QuotaError,
+        rule::Rule,
+        store::{Charge, RateLimitStore, merged},
+    },
+    store::{StoreError, StoreFuture},
+    tasks::Tasks,
+    telemetry,
+};
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::task::AbortHandle;
+
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How many keys' units are held: about 5 MB. Those of one that has to go are given back in their time.
+const CAPACITY: usize = 10_000;
+
+/// How often a request waits for others to fetch units before it asks for its own.
+const ROUNDS: usize = 4;
+
+/// How many units a process takes at once, and how long it may keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalLease {
+    units: u64,
+    length_us: u64,
+}
+
+impl LocalLease {
+    pub(crate) fn new(rule: Rule, units: u32, length: Duration) -> Result<Self, QuotaError> {
+        let refused = |why: String| Err(QuotaError(why));
+        match rule {
+            Rule::Concurrency(_) => {
+                return refused(
+                    "a concurrency limit counts who is at it, which nothing that was taken ahead of \
+                     time can be; leave local_lease out"
+                        .into(),
+                );
+            }
+            Rule::SlidingLog(_) => {
+                return refused(
+                    "a sliding log is exact in any period, and units that are spent after they were \
+                     taken are not; leave local_lease out, or use Policy::sliding_window or \
+                     Policy::gcra"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
+        let units = u64::from(units);
+        if units < 2 || units > rule.limit() {
+            return refused(format!(
+                "a local lease of {units} is not 2 to the limit, {}; a tenth of the limit divided by \
+                 the number of processes strands little",
+                rule.limit()
+            ));
+        }
+        if length < SHORTEST || length > LONGEST {
+            return refused(format!(
+                "a local lease for {length:?} is outside {SHORTEST:?} to {LONGEST:?}"
+            ));
+        }
+        Ok(Self { units, length_us: length.as_micros() as u64 })
+    }
+}
+
+/// A store of which units are leased. A cheap clone.
+#[derive(Clone)]
+pub(crate) struct Leasing(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn RateLimitStore>,
+    clock: Clock,
+    pools: Expiring<Pool>,
+    flights: Flights<()>,
+}
+
+/// What is held of one key.
+#[derive(Default)]
+struct Pool {
+    batch: Option<Arc<Batch>>,
+    /// Until when there are too few to take many at once.
+    scarce_until: u64,
+}
+
+/// Units that were taken together. Times are in µs.
+struct Batch {
+    /// The charge to give them back by.
+    charge: Charge,
+    left: AtomicU64,
+    ends: u64,
+    /// What the store had left then, and when all would have been back.
+    behind: u64,
+    reset_at: u64,
+    giving_back: OnceLock<AbortHandle>,
+}
+
+impl Leasing {
+    pub(crate) fn over(store: Arc<dyn RateLimitStore>) -> Self {
+        Self::by(Clock::system(), store)
+    }
+
+    fn by(clock: Clock, store: Arc<dyn RateLimitStore>) -> Self {
+        let pools = Expiring::new(clock.clone(), CAPACITY, WhenFull::EvictLeastRecentlyUsed);
+        Self(Arc::new(Inner { store, clock, pools, flights: Flights::default() }))
+    }
+
+    /// The verdict, if there are units of every charge here.
+    fn spend(&self, charges: &[Charge]) -> Option<Verdict> {
+        let mut spent: Vec<(Arc<Batch>, Outcome)> = Vec::with_capacity(charges.len());
+        for charge in charges {
+            match self.0.take(charge) {
+                Some(one) => spent.push(one),
+                None => {
+                    for ((batch, _), charge) in spent.iter().zip(charges) {
+                        batch.put_back(charge.cost);
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(Verdict::new(spent.into_iter().map(|(_, outcome)| outcome)))
+    }
+
+    async fn fetch(self, charges: Vec<Charge>) -> Result<Verdict, StoreError> {
+        for _ in 0..ROUNDS {
+            if let Some(verdict) = self.spend(&charges) {
+                return Ok(verdict);
+            }
+            let Some(at) = charges.iter().position(|charge| self.0.may_fetch(charge)) else {
+                break;
+            };
+            match self.0.flights.join(&key(&charges[at])) {
+                // Nobody asks for so many twice at a time, or a process would hold twice as many.
+                Role::Follow(flight) => drop(flight.outcome().await),
+                // Others may have landed between the look and the start.
+                Role::Lead(_) if !self.0.may_fetch(&charges[at]) => {}
+                Role::Lead(leader) => {
+                    // In a task of its own: what was taken is not lost if the client leaves.
+                    let fetched = self.clone().lead(charges, at, leader);
+                    return match self.0.store.tasks().spawn(fetched).await {
+                        Ok(verdict) => verdict,
+                        Err(_) => Err(StoreError::interrupted("a local lease was not taken")),
+                    };
+                }
+            }
+        }
+        self.ask(&charges).await
+    }
+
+    async fn ask(&self, charges: &[Charge]) -> Result<Verdict, StoreError> {
+        let verdict = self.0.store.check(charges).await?;
+        Ok(self.told(charges, &verdict))
+    }
+
+    /// What the store said, for whom more is left here.
+    fn told(&self, charges: &[Charge], verdict: &Verdict) -> Verdict {
+        let told = charges.iter().zip(verdict.outcomes()).map(|(charge, outcome)| Outcome {
+            remaining: outcome.remaining + self.0.held(charge),
+            ..*outcome
+        });
+        Verdict::new(told)
+    }
+
+    /// Takes many of the one at `at`, if they are there to take. Only a verdict that allows that is final.
+    async fn lead(
+        self,
+        charges: Vec<Charge>,
+        at: usize,
+        leader: Leader<()>,
+    ) -> Result<Verdict, StoreError> {
+        let mut more = charges.clone();
+        more[at].cost = units(&charges[at]);
+        // Whether the request itself is denied is not known by this.
+        more.iter_mut().for_each(|charge| charge.ban_after = None);
+        let asked_at = self.0.clock.now().as_micros() as u64;
+        let verdict = self.0.store.check(&more).await?;
+        let of_many = verdict.outcomes().get(at).copied();
+        match of_many {
+            Some(outcome) if verdict.is_allowed() => {
+                let left = more[at].cost - charges[at].cost;
+                self.keep(&charges[at], left, asked_at, outcome);
+                let told = self.told(&charges, &verdict);
+                leader.land(());
+                Ok(told)
+            }
+            Some(outcome) if !verdict.is_banned() => {
+                self.0.is_scarce(&charges[at], asked_at, outcome);
+                leader.land(());
+                self.ask(&charges).await
+            }
+            _ => Ok(verdict),
+        }
+    }
+
+    /// Keeps what was taken beyond the request's own cost, until it is given back.
+    fn keep(&self, charge: &Charge, left: u64, asked_at: u64, outcome: Outcome) {
+        if left == 0 {
+            return;
+        }
+        let reset_us = outcome.reset.as_micros() as u64;
+        let length_us = match (charge.rule, charge.local_lease) {
+            (_, None) => return,
+            // What was taken in one window is not spent in the next.
+            (Rule::FixedWindow(_), Some(lease)) => lease.length_us.min(reset_us),
+            (_, Some(lease)) => lease.length_us,
+        };
+        let batch = Arc::new(Batch {
+            charge: charge.clone().with_receipt(outcome.receipt),
+            left: AtomicU64::new(left),
+            ends: asked_at + length_us,
+            behind: outcome.remaining,
+            reset_at: asked_at + reset_us,
+            giving_back: OnceLock::new(),
+        });
+        let task = self.0.store.tasks().spawn(give_back(
+            self.0.store.clone(),
+            batch.clone(),
+            Duration::from_micros(length_us),
+        ));
+        let _ = batch.giving_back.set(task.abort_handle());
+        self.0.pools.with(&key(charge), |entry| {
+            let ends = batch.ends;
+            // Where there is no room, it goes back unused.
+            let _ = entry.insert(Pool { batch: Some(batch), scarce_until: 0 }, ends, 1);
+        });
+    }
+
+    /// Spends nothing any more of what was taken before; what is void is not given back either.
+    fn then_forget(
+        &self,
+        done: StoreFuture<()>,
+        charges: &[Charge],
+        are_void: bool,
+    ) -> StoreFuture<()> {
+        let (this, charges) = (self.clone(), charges.to_vec());
+        StoreFuture::boxed(async move {
+            let done = done.await;
+            this.forget(&charges, are_void);
+            done
+        })
+    }
+
+    fn forget(&self, charges: &[Charge], are_void: bool) {
+        for charge in charges {
+            let pool = self.0.pools.with(&key(charge), |entry| entry.remove());
+            if let Some(batch) = pool.and_then(|pool| pool.batch).filter(|_| are_void) {
+                batch.close();
+            }
+        }
+    }
+}
+
+/// How many are taken at once.
+fn units(charge: &Charge) -> u64 {
+    let lease = charge.local_lease.filter(|_| !charge.shadow);
+    lease.map_or(0, |lease| lease.units.min(charge.rule.limit()))
+}
+
+fn key(charge: &Charge) -> String {
+    format!("{}:{}", charge.key, charge.policy)
+}
+
+/// What is left at the end of its time, or when the process shuts down, is as if it had not been taken.
+async fn give_back(store: Arc<dyn RateLimitStore>, batch: Arc<Batch>, length: Duration) {
+    let tasks = store.tasks();
+    tokio::select! {
+        () = tokio::time::sleep(length) => {}
+        () = tasks.draining() => {}
+    }
+    let mut charge = batch.charge.clone();
+    charge.cost = batch.close();
+    if charge.cost > 0
+        && let Err(error) = store.refund(&[charge]).await
+    {
+        // They count until they come back by themselves.
+        telemetry::store_failed("rate_limit", &error);
+    }
+}
+
+impl Inner {
+    fn take(&self, charge: &Charge) -> Option<(Arc<Batch>, Outcome)> {
+        self.pools.with(&key(charge), |entry| {
+            let now = entry.now_us();
+            let batch = entry.get()?.batch.as_ref()?;
+            if !batch.is_for(charge, now) {
+                return None;
+            }
+            let left = batch.take(charge.cost)?;
+            let reset_us = batch.reset_at.saturating_sub(now);
+            let mut outcome = Outcome::from_micros(true, batch.behind + left, reset_us, Some(0));
+            outcome.receipt = batch.charge.receipt;
+            Some((batch.clone(), outcome))
+        })
+    }
+
+    /// How many are here.
+    fn held(&self, charge: &Charge) -> u64 {
+        self.pools.with(&key(charge), |entry| {
+            let now = entry.now_us();
+            let batch = entry.get().and_then(|pool| pool.batch.as_ref());
+            let batch = batch.filter(|batch| batch.is_for(charge, now));
+            batch.map_or(0, |batch| batch.left.load(SeqCst))
+        })
+    }
+
+    /// Whether none are here, and many may be there.
+    fn may_fetch(&self, charge: &Charge) -> bool {
+        let is_scarce = |key: &str| {
+            self.pools.with(key, |entry| {
+                let now = entry.now_us();
+                entry.get().is_some_and(|pool| pool.scarce_until > now)
+            })
+        };
+        charge.cost <= units(charge) && self.held(charge) == 0 && !is_scarce(&key(charge))
+    }
+
+    fn is_scarce(&self, charge: &Charge, asked_at: u64, outcome: Outcome) {
+        let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
+        let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
+        let scarce_until = asked_at + retry_us.min(lease.length_us);
+        self.pools.with(&key(charge), |entry| {
+            let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
+        });
+    }
+}
+
+impl Batch {
+    /// A quota that was changed is for the store to count.
+    fn is_for(&self, charge: &Charge, now: u64) -> bool {
+        self.ends > now && self.charge.rule == charge.rule
+    }
+
+    /// Takes so many, and returns how many are left.
+    fn take(&self, cost: u64) -> Option<u64> {
+        let taken = self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(cost));
+        let left = taken.ok()? - cost;
+        if left == 0
+            && let Some(task) = self.giving_back.get()
+        {
+            task.abort();
+        }
+        Some(left)
+    }
+
+    /// Puts back what another charge of the same request was not there for. After its end it is lost
+    /// until it comes back by itself.
+    fn put_back(&self, cost: u64) {
+        self.left.fetch_add(cost, SeqCst);
+    }
+
+    /// Nothing is taken any more; returns what was left.
+    fn close(&self) -> u64 {
+        self.left.swap(0, SeqCst)
+    }
+}
+
+impl RateLimitStore for Leasing {
+    /// Where one charge has to be asked about in any case, all are: it is one round trip, and atomic.
+    fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        let leases = |charge: &Charge| (1..=units(charge)).contains(&charge.cost);
+        if charges.is_empty() || !charges.iter().all(leases) || merged(charges).is_some() {
+            return self.0.store.check(charges);
+        }
+        match self.spend(charges) {
+            Some(verdict) => StoreFuture::ready(Ok(verdict)),
+            None => StoreFuture::boxed(self.clone().fetch(charges.to_vec())),
+        }
+    }
+
+    fn peek(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        self.0.store.peek(charges)
+    }
+
+    fn charge(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        self.0.store.charge(charges)
+    }
+
+    fn refund(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        self.0.store.refund(charges)
+    }
+
+    fn renew(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
+        self.0.store.renew(charges)
+    }
+
+    fn reset(&self, charges: &[Charge]) -> StoreFuture<()> {
+        // They would be given back to a count that knows nothing of them.
+        self.then_forget(self.0.store.reset(charges), charges, true)
+    }
+
+    fn ban(&self, charges: &[Charge], length: Duration) -> StoreFuture<()> {
+        self.then_forget(self.0.store.ban(charges, length), charges, false)
+    }
+
+    fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
+        self.0.store.unban(charges)
+    }
+
+    fn tasks(&self) -> Tasks {
+        self.0.store.tasks()
+    }
+}
+
+impl fmt::Debug for Leasing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leasing").field("pools", &self.0.pools).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        context::Context,
+        rate_limit::{MemoryStore, Policy, Quota},
+    };
+
+    #[tokio::test]
+    async fn the_units_of_a_window_end_with_it_and_others_with_their_time() {
+        let second = Duration::from_secs(1);
+        let quota = Quota::new(100, second).unwrap();
+        for (policy, lives) in
+            [(Policy::fixed_window("p", quota), second), (Policy::gcra("p", quota), 10 * second)]
+        {
+            let clock = Clock::manual();
+            let context = Context { clock: clock.clone(), ..Context::default() };
+            let store = Arc::new(MemoryStore::new(&context, 100));
+            let leasing = Leasing::by(clock.clone(), store);
+            let charges = [Charge::new(&policy.local_lease(10, 10 * second), "k", 1)];
+            leasing.check(&charges).await.unwrap();
+            clock.advance(lives - Duration::from_micros(1));
+            assert!(leasing.spend(&charges).is_some());
+            clock.advance(Duration::from_micros(1));
+            assert!(leasing.spend(&charges).is_none());
+        }
+    }
+}
