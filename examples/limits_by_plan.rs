@@ -63,7 +63,9 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let backend = Backend::from_env().await?;
     let port: u16 = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let (public, operator) = (listener(port).await?, listener(port + 1).await?);
+    let next =
+        port.checked_add(1).ok_or("the operator's port is one further: PORT=65534 at most")?;
+    let (public, operator) = (listener(port).await?, listener(next).await?);
     println!(
         "The API is at http://{}, the operator's routes at http://{}. State lives in {backend}. The \
          commands to try are at the top of examples/limits_by_plan.rs.",
