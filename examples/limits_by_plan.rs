@@ -200,7 +200,9 @@ async fn authenticate(
 }
 
 async fn report(Extension(tenant): Extension<Tenant>, status: RateLimitStatus) -> String {
-    let left = status.remaining().map_or("any number of".into(), |left| left.to_string());
+    // Of its plan; `remaining` would be the least of all layers, that of the guesses included.
+    let left = status.outcome(BURST).map(|burst| burst.remaining.to_string());
+    let left = left.unwrap_or_else(|| "any number of".into());
     format!("a report for {tenant}; {left} more at once\n")
 }
 
