@@ -63,7 +63,9 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let backend = Backend::from_env().await?;
     let port: u16 = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let (public, operator) = (listener(port).await?, listener(port + 1).await?);
+    let next =
+        port.checked_add(1).ok_or("the operator's port is one further: PORT=65534 at most")?;
+    let (public, operator) = (listener(port).await?, listener(next).await?);
     println!(
         "The API is at http://{}, the operator's routes at http://{}. State lives in {backend}. The \
          commands to try are at the top of examples/limits_by_plan.rs.",
@@ -198,7 +200,9 @@ async fn authenticate(
 }
 
 async fn report(Extension(tenant): Extension<Tenant>, status: RateLimitStatus) -> String {
-    let left = status.remaining().map_or("any number of".into(), |left| left.to_string());
+    // Of its plan; `remaining` would be the least of all layers, that of the guesses included.
+    let left = status.outcome(BURST).map(|burst| burst.remaining.to_string());
+    let left = left.unwrap_or_else(|| "any number of".into());
     format!("a report for {tenant}; {left} more at once\n")
 }
 

@@ -84,6 +84,7 @@ async fn each_plan_has_its_own_limits_and_says_so(harness: Harness) {
     assert_eq!(free.header("ratelimit-policy"), Some(policies));
     assert_eq!(free.header("x-ratelimit-remaining"), Some("4"));
     let pro = api.report("globex-key").await;
+    assert!(pro.text().contains("globex; 49 more"), "{}", pro.text());
     let policies = "\"burst\";q=50;w=10, \"daily\";q=100000;w=86400";
     assert_eq!(pro.header("ratelimit-policy"), Some(policies));
     assert_eq!((api.given("acme-key", 10).await, api.given("globex-key", 10).await), (4, 10));
