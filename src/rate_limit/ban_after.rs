@@ -141,6 +141,8 @@ mod tests {
         assert_eq!(second, Mark::Denied { until: now + 1_000_000, denials: 2 });
         let ban = Mark::Banned { until: now + 60_999_999 };
         assert_eq!(after.deny(second, now + 999_999), ban);
+        let back = Mark::Denied { until: now - 4_000_000, denials: 2 };
+        assert_eq!(after.deny(first, now - 5_000_000), back, "a clock that went back");
         let anew = Mark::Denied { until: now + 2_000_000, denials: 1 };
         assert_eq!(after.deny(second, now + 1_000_000), anew);
     }

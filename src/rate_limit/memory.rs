@@ -175,7 +175,13 @@ fn look(
     let mut vacant = Held::default();
     let mut entry = entries.entry(key);
     let held = entry.get().unwrap_or(&mut vacant);
-    held.mark = held.mark.at(now);
+    if held.mark != Mark::None {
+        held.mark = held.mark.at(now);
+        // An entry that is kept for its mark outlives its count, which stays gone.
+        if charge.rule.view(&mut held.state, now).reset_us == 0 {
+            held.state = State::Vacant;
+        }
+    }
     let mut copy;
     let state = if verb == Verb::Peek {
         copy = held.state.clone();
@@ -235,6 +241,9 @@ fn change(
     let view = charge.rule.view(&mut held.state, now);
     held.exhausted = view.remaining == 0;
     held.mark = held.mark.at(now);
+    if view.reset_us == 0 {
+        held.state = State::Vacant;
+    }
     let expires = (now + view.reset_us).max(held.mark.until());
     let weight = 1 + held.state.heap_bytes() / BYTES_OF_A_COUNT;
     match (expires > now, is_new) {

@@ -27,13 +27,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The lookups of one policy.
 pub(crate) struct Quotas {
-    id: Box<dyn Fn(&Parts) -> Option<String> + Send + Sync>,
+    id: Box<IdOf>,
     lookup: Box<Lookup>,
     valid_us: u64,
     known: Expiring<Known>,
     flights: Flights<Option<Quota>>,
 }
 
+type IdOf = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 type Lookup = dyn Fn(String) -> Pin<Box<dyn Future<Output = Found> + Send>> + Send + Sync;
 type Found = Result<Option<Quota>, String>;
 
