@@ -26,6 +26,7 @@ on_every_backend! {
     a_client_is_never_told_to_retry_at_once,
     what_is_denied_prolongs_nothing,
     keys_that_look_alike_in_redis_are_kept_apart,
+    a_clock_that_goes_back_revives_no_lease_that_was_seen_to_end,
 }
 
 /// Numbers that divide badly.
@@ -119,6 +120,25 @@ async fn keys_that_look_alike_in_redis_are_kept_apart(harness: Harness) {
         assert!(harness.check(&charge).await.unwrap().is_allowed(), "{key} of {}", policy.name());
         assert!(!harness.check(&charge).await.unwrap().is_allowed(), "{key} of {}", policy.name());
     }
+}
+
+async fn a_clock_that_goes_back_revives_no_lease_that_was_seen_to_end(harness: Harness) {
+    let second = Duration::from_secs(1);
+    let policy = Policy::concurrency("p", 3).lease(second);
+    let hold = async || {
+        let charge = Charge::new(&policy, "k", 1);
+        assert!(harness.check(std::slice::from_ref(&charge)).await.unwrap().is_allowed());
+        charge
+    };
+    hold().await;
+    harness.clock.advance(second / 2);
+    let later = hold().await;
+    harness.clock.advance(second * 3 / 4);
+    let renewed = harness.renew(&[later]).await.unwrap();
+    assert_eq!((renewed.outcomes()[0].allowed, renewed.outcomes()[0].remaining), (true, 2));
+    harness.clock.set_back(second / 2);
+    let peeked = harness.peek(&[Charge::new(&policy, "k", 1)]).await.unwrap();
+    assert_eq!(peeked.outcomes()[0].remaining, 2);
 }
 
 /// By the server's own time, which passes here.

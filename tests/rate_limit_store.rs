@@ -459,3 +459,20 @@ async fn in_a_cluster_a_denial_holds_though_what_was_taken_cannot_be_given_back(
     near.resume();
     assert!(!verdict.is_allowed() && !verdict.outcomes()[1].allowed);
 }
+
+#[tokio::test]
+async fn in_a_cluster_what_all_keys_allow_stays_taken() {
+    let cluster = RedisCluster::start();
+    let builder = Backend::builder().prefix(PREFIX).deadline(Duration::from_secs(30));
+    let builder = builder.rate_limit_deny_cache(Duration::ZERO);
+    let backend = builder.redis(cluster.url()).await.unwrap();
+    let [wide, narrow] = two_policies();
+    let charges = [Charge::new(&wide, "a", 1), Charge::new(&narrow, "b", 1)];
+    let mut allowed = 0;
+    for _ in 0..20 {
+        allowed += u64::from(backend.check(&charges).await.unwrap().is_allowed());
+    }
+    assert_eq!(allowed, 2);
+    let left = backend.peek(&charges).await.unwrap();
+    assert_eq!((left.outcomes()[0].remaining, left.outcomes()[1].remaining), (98, 0));
+}

@@ -97,10 +97,12 @@
 //! The store has 100 ms. If it fails or is too slow, the request is let through
 //! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
 //! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A
-//! [`Policy::quota_lookup`] has another 100 ms before, and a refund for [`Policy::count_if`] has another 100 ms before the response goes out; if it fails, the request counts.
-//! When the memory store is full, the count nearest to empty is forgotten, but never a ban, a count of
-//! denials that may become one, or a count with nothing left: where there are only such, a new key is a
-//! failure of the store.
+//! [`Policy::quota_lookup`] has another 100 ms before, and a refund for [`Policy::count_if`] has another
+//! 100 ms before the response goes out; if it fails, the request counts. What a hung server was asked it
+//! may still count when it goes on: each request once, and never again, since no call that charges is
+//! sent twice. When the memory store is full, the count nearest to empty is forgotten, but never a ban, a
+//! count of denials that may become one, or a count with nothing left: where there are only such, a new
+//! key is a failure of the store.
 //!
 //! A concurrency lease whose process dies ends by itself after [`Policy::lease`]. One of a connection
 //! that was upgraded ends with the response, since the layer does not see what comes after.

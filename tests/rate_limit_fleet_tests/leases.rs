@@ -13,6 +13,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use towerkeep::{Backend, rate_limit::RateLimitLayer};
 
+/// Where the leases are.
+fn key() -> String {
+    format!("{PREFIX}:limit:{{everyone}}:streams:concurrency")
+}
+
 /// What the test knows of the leases, by a connection of its own.
 async fn watcher(redis: &RedisServer) -> RateLimitLayer {
     let builder = Backend::builder().prefix(PREFIX).deadline(PATIENT);
@@ -40,6 +45,19 @@ async fn stream(app: &ChildApp) -> http::Response<Incoming> {
     response
 }
 
+/// Waits until that process has told Redis so, and Redis has done it.
+async fn sent(proxy: &FaultProxy, app: &ChildApp, verb: &str) {
+    let sent = async {
+        let says = |text: &String| text == verb;
+        while !proxy.commands().iter().any(|seen| seen.texts().iter().any(says)) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        // On the same link, so what was sent before has been done.
+        app::status(&HttpClient::http1(), &app.url("/gcra")).await
+    };
+    assert_eq!(timeout(PATIENT, sent).await.expect("it is sent"), 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lease_of_a_killed_process_is_renewed_until_then_and_ends_by_itself() {
     let redis = RedisServer::start();
@@ -51,8 +69,7 @@ async fn the_lease_of_a_killed_process_is_renewed_until_then_and_ends_by_itself(
     assert_eq!(app::status(&HttpClient::http1(), &apps[1].url("/stream")).await, 429);
 
     apps[0].kill();
-    let key = format!("{PREFIX}:limit:{{everyone}}:streams:concurrency");
-    let ttl = redis.command(&["PTTL", &key]).int();
+    let ttl = redis.command(&["PTTL", &key()]).int();
     assert!((1..=LEASE.as_millis() as i64).contains(&ttl), "{ttl} ms");
     until_left(&limit).await;
     drop(stream(&apps[1]).await);
@@ -73,16 +90,11 @@ async fn a_process_that_stood_still_past_its_lease_takes_nothing_from_the_next_h
     // It tries to renew what has ended, and gives it back once more.
     proxy.reset();
     late.resume();
+    sent(&proxy, &late, "renew").await;
+    let leases = redis.command(&["ZCARD", &key()]);
+    assert_eq!(leases.int(), 1, "what has ended is not renewed");
     drop(stale);
-    let gives_back = async {
-        let is_refund = |text: &String| text == "refund";
-        while !proxy.commands().iter().any(|seen| seen.texts().iter().any(is_refund)) {
-            sleep(Duration::from_millis(20)).await;
-        }
-        // On the same link, so what was sent before has been done.
-        app::status(&HttpClient::http1(), &late.url("/gcra")).await
-    };
-    assert_eq!(timeout(PATIENT, gives_back).await.unwrap(), 200);
+    sent(&proxy, &late, "refund").await;
     assert_eq!(left(&limit).await, 0, "the next holder's is its own");
     for app in [&late, &next] {
         assert_eq!(app::status(&HttpClient::http1(), &app.url("/stream")).await, 429);

@@ -79,6 +79,26 @@ async fn a_client_that_floods_while_it_is_denied_costs_redis_nothing() {
     assert_eq!(proxy.turns_of(flood).await.1, 0);
 }
 
+#[tokio::test]
+async fn a_request_that_is_denied_a_lease_has_none_to_give_back() {
+    let redis = RedisServer::start();
+    let proxy = FaultProxy::start(redis.port());
+    let backend = Backend::builder().deadline(PATIENT).redis(proxy.url()).await.unwrap();
+    let limit = limit(&backend, Policy::concurrency("p", 1).key(by::everyone()));
+    let service = limit.layer(service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+    }));
+    let ask = async || service.clone().oneshot(Request::new(())).await.unwrap();
+    let held = ask().await;
+    proxy.reset();
+    for _ in 0..10 {
+        assert_eq!(ask().await.status(), 429);
+    }
+    // A lease would go back in a task of its own, the last one's maybe later.
+    assert_eq!(proxy.commands().len(), 10);
+    drop(held);
+}
+
 /// How many scripts each server of a cluster was sent since it was asked last.
 fn scripts(cluster: &RedisCluster) -> Vec<u64> {
     let mut counts = Vec::new();

@@ -286,8 +286,8 @@ impl Naive {
             }
             Self::Leases { limit, lease } => {
                 let held = known.leases.get(&id).is_some_and(|&ends| ends > now);
-                known.leases.retain(|_, ends| *ends > now);
                 if held || live(known, now) < *limit {
+                    known.leases.retain(|_, ends| *ends > now);
                     known.leases.insert(id, now + lease);
                 }
                 id
@@ -337,8 +337,12 @@ impl Naive {
     /// `false` if the lease has ended.
     pub(crate) fn renew(&self, known: &mut Known, now: i128, id: u64) -> bool {
         let Self::Leases { lease, .. } = self else { return true };
-        let held = known.leases.get_mut(&id).filter(|ends| **ends > now);
-        held.map(|ends| *ends = now + lease).is_some()
+        let held = known.leases.get(&id).is_some_and(|&ends| ends > now);
+        if held {
+            known.leases.retain(|_, ends| *ends > now);
+            known.leases.insert(id, now + lease);
+        }
+        held
     }
 
     /// What is owed; what is owed from the future on has not begun to be paid.

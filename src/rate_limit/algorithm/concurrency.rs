@@ -77,8 +77,17 @@ impl Concurrency {
 
     /// Counts a lease anew; `false` if it has ended.
     pub(crate) fn renew(self, leases: &mut Leases, now: u64, id: u64) -> bool {
-        let held = leases.iter_mut().find(|lease| lease.id == id && lease.ends > now);
-        held.map(|lease| lease.ends = now + self.lease_us).is_some()
+        let held = Self::holds(leases, now, id);
+        if held {
+            self.put(leases, now, id);
+        }
+        held
+    }
+
+    /// Begins a lease; those that have ended go.
+    fn put(self, leases: &mut Leases, now: u64, id: u64) {
+        leases.retain(|lease| lease.ends > now && lease.id != id);
+        leases.push(Lease { id, ends: now + self.lease_us });
     }
 
     fn live(leases: &Leases, now: u64) -> u64 {
@@ -117,10 +126,8 @@ impl Algorithm for Concurrency {
 
     /// The receipt is the lease's id.
     fn take(self, leases: &mut Leases, now: u64, _: u64, id: u64) -> u64 {
-        let held = Self::holds(leases, now, id);
-        leases.retain(|lease| lease.ends > now && lease.id != id);
-        if held || (leases.len() as u64) < self.limit {
-            leases.push(Lease { id, ends: now + self.lease_us });
+        if Self::holds(leases, now, id) || Self::live(leases, now) < self.limit {
+            self.put(leases, now, id);
         }
         id
     }
