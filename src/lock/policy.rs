@@ -32,7 +32,8 @@ const FIRST_BACKOFF: Duration = MIN_POLL;
 const NODES: RangeInclusive<usize> = 3..=15;
 
 /// The bounds of what a verb waits for a node, unless told.
-const NODE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_millis(250);
+const NODE_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_millis(250);
 
 /// Longest description of an owner, in bytes.
 const MAX_OWNER: usize = 128;
@@ -362,7 +363,10 @@ mod tests {
         let (least, most) = (|max| max, |_| 0);
         let ms = Duration::from_millis;
         let poll = ms(250);
-        assert_eq!([1, 2, 5, 6, 99].map(|at| backoff(at, poll, most)), [10, 20, 160, 250, 250].map(ms));
+        assert_eq!(
+            [1, 2, 5, 6, 99].map(|at| backoff(at, poll, most)),
+            [10, 20, 160, 250, 250].map(ms)
+        );
         assert_eq!([1, 2, 99].map(|at| backoff(at, poll, least)), [5, 10, 125].map(ms));
     }
 
