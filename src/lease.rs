@@ -126,7 +126,8 @@ impl Lease {
     pub(crate) fn auto_renew(&mut self) {
         if self.renewal.is_none() {
             let (ops, timer, state) = (self.ops.clone(), self.timer.clone(), self.state.clone());
-            let renewal = renew(ops, self.middleware, self.length, timer, state);
+            let first = timer.now() + self.length / 3;
+            let renewal = renew(ops, self.middleware, self.length, timer, state, first);
             self.renewal = Some(tokio::spawn(renewal));
         }
     }
@@ -249,16 +250,17 @@ async fn renew(
     length: Duration,
     timer: Timer,
     state: watch::Sender<State>,
+    mut due: Instant,
 ) {
-    let mut pause = length / 3;
     loop {
-        timer.sleep_until(timer.now() + pause).await;
+        timer.sleep_until(due).await;
+        let asked_at = timer.now();
         match renew_once(&ops, length, &timer, &state).await {
-            Ok(true) => pause = length / 3,
+            Ok(true) => due = asked_at + length / 3,
             Ok(false) => return,
             Err(error) => {
                 telemetry::store_failed(middleware, &error);
-                pause = length / 20;
+                due = timer.now() + length / 20;
             }
         }
     }

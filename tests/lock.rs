@@ -12,9 +12,13 @@ mod harness;
 mod tests {
     mod conformance;
     mod exclusion;
+    mod failover;
     mod faults;
+    mod fleet;
     mod model;
     mod processes;
+    mod redlock;
+    mod redlock_faults;
     mod spy;
     mod waiting;
 }

@@ -151,8 +151,8 @@ impl Locks {
     /// Takes the lock from whoever holds it, and wakes those who wait; `false` if nobody held it. One
     /// round trip.
     ///
-    /// **Dangerous**: a holder that still works goes on until it renews or [`check`](Guard::check)s
-    /// what it has renewed, while the next one begins, so two work at once. It is for a holder that is
+    /// **Dangerous**: a holder that still works learns of it at its next renewal, or when its TTL has
+    /// passed, while the next one begins, so two work at once. It is for a holder that is
     /// known to be dead and whose TTL is too long to wait for. A resource that refuses a lower
     /// [`fence`](Guard::fence) is safe also then.
     ///

@@ -44,6 +44,54 @@
 //! # }
 //! ```
 //!
+//! # Which to use
+//!
+//! | you want | use | what remains |
+//! | --- | --- | --- |
+//! | work that is not done twice for nothing: a report, a cache that is filled | [`Locks::try_lock`] | now and then it is done twice |
+//! | one after the other: a cart, an account | [`Locks::lock`] with a [`wait`](Acquire::wait) | the same; so hand the [`fence`](Guard::fence) to what is written |
+//! | work of unknown length | the same with [`auto_renew`](Acquire::auto_renew), and [`check`](Guard::check) before each step | the same |
+//! | a lock that goes on when a server fails, or that no lagging replica can lose | [`Redlock`] over 3 to 15 servers | no fence, so nothing tells a stale holder |
+//! | a *request* that has its effect once | [`idempotency`](../idempotency/index.html) keys | what they say |
+//! | a counter, a limit, a queue | a single atomic command; no lock | – |
+//! | certainty | a transaction or a unique index in the database that is written | – |
+//!
+//! A lock with a TTL is no "exactly once", whatever grants it. Sentinel and Cluster keep locks available,
+//! but replicate without waiting: a replica that is promoted may lack a lock that is held. The fence rises
+//! over that too; the lock alone does not.
+//!
+//! # In a handler
+//!
+//! With the feature `axum`, [`Error`] is a response: 409 Conflict with `Retry-After` while another holds
+//! the lock, 503 when it was lost or the store failed. It names neither the lock nor the server.
+//!
+//! ```
+//! # #[cfg(feature = "axum")] mod example {
+//! use axum::{Extension, extract::Path};
+//! use std::time::Duration;
+//! use towerkeep::lock::{Error, Locks};
+//!
+//! async fn close(Extension(locks): Extension<Locks>, Path(account): Path<u64>) -> Result<String, Error> {
+//!     let guard = locks
+//!         .lock(format!("account:{account}"))
+//!         .wait(Duration::from_secs(2))
+//!         .acquire()
+//!         .await?;
+//!     // UPDATE accounts SET closed = true, fence = $1 WHERE id = $2 AND fence <= $1
+//!     let written_with = guard.fence();
+//!     guard.check()?;
+//!     guard.release().await?;
+//!     Ok(format!("closed under {written_with}"))
+//! }
+//! # }
+//! ```
+//!
+//! # Operating it
+//!
+//! [`Locks::holder`] tells who holds a lock, if it was told [its name](Locks::owner);
+//! [`Locks::force_release`] takes a lock from a holder that is known to be dead, and is dangerous with any
+//! other. [`telemetry`](crate::telemetry) counts what becomes of locks.
+//!
 //! # Redis
 //!
 //! `<prefix>:lock:{<name>}` is a hash: the token `t`, the fence `f`, and the deadline `d` in
@@ -55,8 +103,9 @@
 //! the server's time in microseconds: it rises after the key has expired, was evicted, or was not yet
 //! on the replica that was promoted.
 //!
-//! A release publishes an empty message to the channel `<prefix>:lock:{<name>}`. An acquisition, a
-//! renewal and a release are one round trip each.
+//! A token is 22 random characters, and behind an `@` the [owner](Locks::owner) if there is one. A release
+//! publishes an empty message to the channel `<prefix>:lock:{<name>}`. Every verb is one round trip; of a
+//! [`Redlock`], one to each node, all at once.
 //!
 //! # Order
 //!
@@ -80,6 +129,8 @@
 //! | [`auto_renew`](Acquire::auto_renew) | off | a holder that hangs loses its lock; turn it on for work of unknown length |
 //! | [`poll`](Locks::poll) | 1 s | only for a hint that was lost; a release wakes at once |
 //! | [`max_waiters`](Locks::max_waiters) | 1,024 per lock and process | nothing is unbounded |
+//! | [`min_validity`](Acquire::min_validity) | half of the TTL; [`Redlock`] only | what was granted late leaves too little time for the work |
+//! | [`node_timeout`](Redlock::node_timeout) | a tenth of the TTL, 5 to 250 ms | a node that hangs must not use the TTL up |
 //! | memory | 100,000 locks | [`max_locks`](crate::backend::Builder::max_locks) |
 //!
 //! The holder trusts the lock for 1% and 2 ms less than the TTL, counted from before the request was

@@ -14,6 +14,8 @@ on_every_backend! {
     a_dropped_guard_releases,
     a_refused_renewal_is_a_loss,
     a_renewed_lock_outlives_its_ttl,
+    a_guard_goes_by_the_clock_of_its_store,
+    an_operator_sees_who_holds_a_lock_and_may_take_it_away,
     a_lock_that_was_granted_too_late_is_given_back,
     names_that_differ_are_different_locks,
     a_ttl_out_of_bounds_is_refused_with_the_fix,
@@ -75,10 +77,13 @@ async fn a_dropped_guard_releases(harness: Harness) {
 async fn a_refused_renewal_is_a_loss(harness: Harness) {
     let backends = two(&harness).await;
     let [here, there] = locks(&backends);
-    let ttl = Duration::from_secs(1);
-    let guard = here.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
-    harness.advance(ttl);
+    let guard = here.lock("a").ttl(TTL).auto_renew().acquire().await.unwrap();
+    assert!(there.force_release("a").await.unwrap());
     let current = there.lock("a").ttl(HOUR).acquire().await.unwrap();
+    assert!(current.fence() > guard.fence());
+    guard.check().expect("it does not know yet");
+    // The renewal is due, and the TTL far from its end.
+    harness.advance(TTL / 2);
     guard.lost().await;
     assert!(guard.valid_for().is_zero() && guard.check().unwrap_err().is_lost());
     drop(guard);
@@ -88,12 +93,10 @@ async fn a_refused_renewal_is_a_loss(harness: Harness) {
 
 async fn a_renewed_lock_outlives_its_ttl(harness: Harness) {
     let backends = two(&harness).await;
-    let spy = Spy::new(&backends[0]);
-    let ttl = Duration::from_millis(1_500);
-    let guard = Locks::new(spy.clone()).lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
-    for renewals in 1..=3 {
-        eventually("renewals go on", || spy.renewals() >= renewals).await;
-        harness.advance(ttl - Duration::from_millis(1));
+    let guard = locks(&backends)[0].lock("a").ttl(TTL).auto_renew().acquire().await.unwrap();
+    for _ in 0..4 {
+        harness.advance(TTL / 2);
+        eventually("it is renewed", || guard.valid_for() > TTL * 9 / 10).await;
     }
     let refused = locks(&backends)[1].try_lock("a").await.unwrap_err();
     assert!(refused.is_contended());
@@ -101,20 +104,36 @@ async fn a_renewed_lock_outlives_its_ttl(harness: Harness) {
     guard.release().await.unwrap();
 }
 
+async fn a_guard_goes_by_the_clock_of_its_store(harness: Harness) {
+    let [here, there] = locks(&two(&harness).await);
+    let guard = here.lock("a").ttl(TTL).acquire().await.unwrap();
+    let certain = TTL * 99 / 100 - Duration::from_millis(2);
+    assert_eq!(guard.valid_for(), certain);
+    let lost = tokio::spawn(guard.lost());
+    harness.advance(certain - Duration::from_micros(1));
+    guard.check().unwrap();
+    assert_eq!(guard.valid_for(), Duration::from_micros(1));
+    assert!(!lost.is_finished());
+    harness.advance(Duration::from_micros(1));
+    assert!(guard.check().unwrap_err().is_lost());
+    lost.await.unwrap();
+    assert!(there.try_lock("a").await.unwrap_err().is_contended(), "the holder knows first");
+}
+
 async fn a_lock_that_was_granted_too_late_is_given_back(harness: Harness) {
     let backends = two(&harness).await;
     let spy = Spy::new(&backends[0]).keep_replies();
-    let ttl = Duration::from_millis(20);
     let late = async {
-        tokio::time::sleep(ttl).await;
+        eventually("the store has granted it", || spy.acquires() == 1).await;
+        harness.advance(TTL - Duration::from_micros(1));
         spy.reply();
     };
     let granted = Locks::new(spy.clone());
-    let (acquired, ()) = tokio::join!(granted.lock("a").ttl(ttl).acquire(), late);
+    let (acquired, ()) = tokio::join!(granted.lock("a").ttl(TTL).acquire(), late);
     assert!(acquired.unwrap_err().is_lost());
     settle(&backends).await;
     let other = locks(&backends)[1].try_lock("a").await;
-    assert!(other.is_ok(), "the store's clock stood still, so only a release frees the lock");
+    assert!(other.is_ok(), "its TTL has not passed, so only a release frees the lock");
 }
 
 async fn names_that_differ_are_different_locks(harness: Harness) {
@@ -136,4 +155,34 @@ async fn a_ttl_out_of_bounds_is_refused_with_the_fix(harness: Harness) {
         let store = error.store_error().unwrap();
         assert!(store.is_config() && store.to_string().contains("auto_renew"), "{store}");
     }
+}
+
+async fn an_operator_sees_who_holds_a_lock_and_may_take_it_away(harness: Harness) {
+    let [here, there] = locks(&two(&harness).await);
+    assert_eq!(there.holder("a").await.unwrap(), None);
+    assert!(!there.force_release("a").await.unwrap());
+
+    let owned = here.clone().owner("web-3, process 4711");
+    let guard = owned.lock("a").ttl(TTL).acquire().await.unwrap();
+    harness.advance(TTL / 2);
+    let holder = there.holder("a").await.unwrap().unwrap();
+    assert_eq!(holder.owner.as_deref(), Some("web-3, process 4711"));
+    assert_eq!((holder.fence, holder.left), (guard.fence(), TTL / 2));
+    let nobodys = here.try_lock("b").await.unwrap();
+    assert_eq!(there.holder("b").await.unwrap().unwrap().owner, None);
+    nobodys.release().await.unwrap();
+
+    assert!(there.force_release("a").await.unwrap());
+    assert_eq!(here.holder("a").await.unwrap(), None);
+    assert!(!there.force_release("a").await.unwrap());
+    let next = there.try_lock("a").await.unwrap();
+    assert!(next.fence() > guard.fence());
+    assert!(guard.renew().await.unwrap_err().is_lost());
+    assert!(guard.release().await.unwrap_err().is_lost());
+    next.release().await.expect("the stale holder has not released it");
+
+    drop(here.lock("a").ttl(TTL).acquire().await.unwrap());
+    harness.advance(TTL);
+    assert_eq!(there.holder("a").await.unwrap(), None);
+    assert!(!there.force_release("a").await.unwrap(), "it had expired");
 }

@@ -75,6 +75,40 @@ async fn waiters_do_not_storm_the_store() {
     assert!(subscriptions <= acquisitions / 4, "{subscriptions} subscriptions");
 }
 
+/// 32 of one process, and 32 that each have a process of their own: how often they ask in two seconds in
+/// which nobody releases the lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_long_ask_seldom() {
+    const WAIT: Duration = Duration::from_secs(2);
+    let server = RedisServer::start();
+    let holder = Locks::new(redis_at(&server.url()).await);
+    let held = holder.lock("job").ttl(HOUR).acquire().await.unwrap();
+    let proxy = FaultProxy::start(server.port());
+    let here = Locks::new(redis_at(&proxy.url()).await);
+    let mut others = Vec::new();
+    for _ in 0..TASKS {
+        others.push(Locks::new(redis_at(&proxy.url()).await));
+    }
+    // The first question, one more when it has subscribed, and one for each pause, which is half of the
+    // poll's second at the least.
+    let asked = 2 + 4;
+    for (processes, handles) in [(1, vec![here; TASKS]), (TASKS, others)] {
+        proxy.reset();
+        let mut waiters = JoinSet::new();
+        for locks in handles {
+            waiters.spawn(locks.lock("job").wait(WAIT).acquire());
+        }
+        while let Some(waited) = waiters.join_next().await {
+            assert!(waited.unwrap().unwrap_err().is_timed_out());
+        }
+        let asks = proxy.count("EVALSHA") + proxy.count("EVAL");
+        println!("{TASKS} in {processes} processes asked {asks} times in {WAIT:?}");
+        assert!(asks <= processes * asked, "{asks} questions of {processes} processes");
+        assert!(asks > 0 && proxy.commands().len() <= asks + 2 * processes, "{:?}", proxy.counts());
+    }
+    held.release().await.unwrap();
+}
+
 async fn the_holder_knows_of_its_loss_before_another_holds_the_lock(harness: Harness) {
     let [here, there] = locks(&two_live(&harness).await);
     let ttl = Duration::from_millis(40);

@@ -96,13 +96,17 @@ async fn an_acquisition_a_renewal_and_a_release_are_one_round_trip_each() {
     let locks = Locks::new(redis_at(&proxy.url()).await);
     let warm = locks.lock("a").wait(PATIENCE).acquire().await.unwrap();
     warm.renew().await.unwrap();
+    locks.holder("a").await.unwrap();
     warm.release().await.unwrap();
+    locks.force_release("a").await.unwrap();
 
     let (guard, turns) = proxy.turns_of(locks.lock("a").wait(PATIENCE).acquire()).await;
     assert_eq!(turns, 1, "to acquire");
     let guard = guard.unwrap();
     assert_eq!(proxy.turns_of(guard.renew()).await.1, 1, "to renew");
+    assert_eq!(proxy.turns_of(locks.holder("a")).await.1, 1, "to see who holds it");
     assert_eq!(proxy.turns_of(guard.release()).await.1, 1, "to release");
+    assert_eq!(proxy.turns_of(locks.force_release("a")).await.1, 1, "to take it away");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,4 +186,52 @@ async fn a_lock_survives_a_short_cut_of_the_link() {
     eventually("renewals go on over a new link", || spy.renewals() >= 2).await;
     guard.check().unwrap();
     guard.release().await.unwrap();
+}
+
+/// The holder's link is gone, and another's is not: the one knows before the other can hold the lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_is_cut_off_knows_of_its_loss_before_another_holds_the_lock() {
+    let server = RedisServer::start();
+    let other = Locks::new(redis_at(&server.url()).await);
+    for fault in [Mode::BlackHole, Mode::HangUp, Mode::DropReplies] {
+        let proxy = FaultProxy::start(server.port());
+        let cut_off = Locks::new(redis_at(&proxy.url()).await);
+        let ttl = Duration::from_millis(500);
+        let first = cut_off.lock("a").ttl(ttl).wait(PATIENCE).auto_renew().acquire().await.unwrap();
+        let told = tokio::spawn(first.lost());
+        proxy.set(fault);
+        let second = other.lock("a").ttl(HOUR).wait(PATIENCE).acquire();
+        // Whose replies are lost renews all the same, and holds the lock as long as it does so.
+        let second = match fault {
+            Mode::DropReplies => {
+                first.lost().await;
+                drop(first);
+                second.await.unwrap()
+            }
+            _ => {
+                let second = second.await.unwrap();
+                assert!(first.is_lost(), "{fault:?}: two believed to hold the lock");
+                second
+            }
+        };
+        told.await.unwrap();
+        second.release().await.unwrap();
+    }
+}
+
+/// A server that hangs tells nobody anything, and time passes on it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_holder_on_a_server_that_hangs_knows_of_its_loss_by_itself() {
+    let server = RedisServer::start();
+    let locks = Locks::new(redis_at(&server.url()).await);
+    let ttl = Duration::from_secs(1);
+    let first = locks.lock("a").ttl(ttl).auto_renew().acquire().await.unwrap();
+    server.pause();
+    first.lost().await;
+    assert!(first.check().unwrap_err().is_lost());
+    server.resume();
+    let second = locks.lock("a").ttl(HOUR).wait(PATIENCE).acquire().await.unwrap();
+    assert!(second.fence() > first.fence());
+    assert!(first.release().await.unwrap_err().is_lost());
+    second.release().await.unwrap();
 }

@@ -15,6 +15,8 @@ enum Step {
     Acquire { name: usize, token: usize, ttl: Duration },
     Renew { name: usize, token: usize, ttl: Duration },
     Release { name: usize, token: usize },
+    ForceRelease { name: usize },
+    Holder { name: usize },
     Advance(Duration),
 }
 
@@ -36,7 +38,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(name, token, ttl)| Step::Acquire { name, token, ttl }),
         2 => (name.clone(), token.clone(), ttl)
             .prop_map(|(name, token, ttl)| Step::Renew { name, token, ttl }),
-        2 => (name, token).prop_map(|(name, token)| Step::Release { name, token }),
+        2 => (name.clone(), token).prop_map(|(name, token)| Step::Release { name, token }),
+        1 => name.clone().prop_map(|name| Step::ForceRelease { name }),
+        2 => name.prop_map(|name| Step::Holder { name }),
         3 => by.prop_map(Step::Advance),
     ];
     vec(step, 1..40)
@@ -89,6 +93,19 @@ impl Naive {
         let ours = self.held.get(name).is_some_and(|(holder, _, _)| holder == token);
         ours && self.held.remove(name).is_some()
     }
+
+    fn force_release(&mut self, name: &str) -> bool {
+        self.forget_expired();
+        self.held.remove(name).is_some()
+    }
+
+    fn holder(&mut self, name: &str) -> Option<(Option<String>, u64, Duration)> {
+        self.forget_expired();
+        self.held.get(name).map(|(token, until, fence)| {
+            let owner = token.find('@').map(|at| token[at + 1..].to_owned());
+            (owner, *fence, *until - self.now)
+        })
+    }
 }
 
 #[test]
@@ -115,7 +132,7 @@ fn agree(harness: impl Future<Output = Harness>) {
     proptest!(config, |(steps in steps())| {
         history.set(history.get() + 1);
         let names = [0, 1].map(|name| format!("{}-{name}", history.get()));
-        let tokens = ["a", "b", "c"];
+        let tokens = ["a", "b@web-3", "c@"];
         let mut naive = Naive::default();
         runtime.block_on(async {
             for (at, step) in steps.iter().enumerate() {
@@ -144,6 +161,21 @@ fn agree(harness: impl Future<Output = Harness>) {
                         for store in stores {
                             let ours = store.release(name, token).await.unwrap();
                             prop_assert_eq!(ours, expected, "step {}", at);
+                        }
+                    }
+                    Step::ForceRelease { name } => {
+                        let expected = naive.force_release(&names[*name]);
+                        for store in stores {
+                            let held = store.force_release(&names[*name]).await.unwrap();
+                            prop_assert_eq!(held, expected, "step {}", at);
+                        }
+                    }
+                    Step::Holder { name } => {
+                        let expected = naive.holder(&names[*name]);
+                        for store in stores {
+                            let holder = store.holder(&names[*name]).await.unwrap();
+                            let holder = holder.map(|of| (of.owner, of.fence, of.left));
+                            prop_assert_eq!(&holder, &expected, "step {}", at);
                         }
                     }
                     // The clock is one for both; the server's keys age with it.

@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 use towerkeep::{
-    Backend, StoreFuture, Tasks,
+    Backend, Clock, StoreFuture, Tasks,
     lock::{Attempt, LockStore, Locks},
     pubsub::Subscription,
 };
@@ -119,6 +119,10 @@ impl LockStore for Spy {
 
     fn watch(&self, name: &str) -> Option<Subscription> {
         if self.deaf { None } else { self.store.watch(name) }
+    }
+
+    fn clock(&self) -> Clock {
+        self.store.clock()
     }
 
     fn tasks(&self) -> Tasks {

@@ -7,6 +7,7 @@ use towerkeep::lock::{Attempt, Guard, LockStore, Locks};
 
 on_every_backend! {
     a_release_wakes_a_waiter,
+    a_forced_release_wakes_a_waiter,
     a_waiter_without_hints_polls,
     an_expiry_wakes_a_waiter,
     a_wait_has_an_end,
@@ -20,16 +21,28 @@ fn wait(locks: &Locks) -> tokio::task::JoinHandle<Guard> {
     tokio::spawn(async move { acquire.acquire().await.unwrap() })
 }
 
-/// The poll and the TTL are an hour away: only the hint can wake it.
 async fn a_release_wakes_a_waiter(harness: Harness) {
+    wakes(harness, async |holder, _| holder.release().await.unwrap()).await;
+}
+
+async fn a_forced_release_wakes_a_waiter(harness: Harness) {
+    wakes(harness, async |holder, locks| {
+        assert!(locks.force_release(holder.name()).await.unwrap());
+    })
+    .await;
+}
+
+/// The poll and the TTL are an hour away: only the hint can wake it.
+async fn wakes(harness: Harness, free: impl AsyncFnOnce(Guard, &Locks)) {
     let backends = two_live(&harness).await;
-    let holder = locks(&backends)[0].lock("a").ttl(HOUR).acquire().await.unwrap();
+    let holders = &locks(&backends)[0];
+    let holder = holders.lock("a").ttl(HOUR).acquire().await.unwrap();
     let spy = Spy::new(&backends[1]);
     let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
     // Once more for each time that the connection of the hints is made anew, on a busy machine.
     eventually("it asks, subscribes, and asks again", || spy.acquires() >= 2).await;
     let asked = spy.acquires();
-    holder.release().await.unwrap();
+    free(holder, holders).await;
     waiter.await.unwrap().release().await.unwrap();
     assert_eq!(spy.acquires(), asked + 1, "the release wakes it once");
 }
