@@ -46,11 +46,11 @@ impl KeyBy for Ip {
              `towerkeep::PeerAddr` into the request's extensions",
         ))?;
         match peer.ip().to_canonical() {
-            IpAddr::V4(address) => key.push(&address.to_string()),
+            IpAddr::V4(address) => key.push_display(address),
             IpAddr::V6(address) => {
                 let kept = u128::MAX << (128 - u32::from(self.v6_prefix));
                 let network = std::net::Ipv6Addr::from_bits(address.to_bits() & kept);
-                key.push(&network.to_string());
+                key.push_display(network);
             }
         }
         Ok(())
