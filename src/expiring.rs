@@ -6,10 +6,14 @@
 //! the least recently used, or evict the soonest to expire.
 
 use crate::{clock::Clock, store::StoreError};
-use indexmap::IndexMap;
+use indexmap::{
+    IndexMap,
+    map::raw_entry_v1::{RawEntryApiV1, RawEntryMut},
+};
 use std::{
     array, fmt,
     hash::{BuildHasher, RandomState},
+    mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -40,7 +44,7 @@ pub(crate) enum WhenFull<V> {
     EvictSoonestToExpire { may_evict: fn(&V) -> bool },
 }
 
-/// A map from strings to values that expire by a [`Clock`].
+/// A map from byte strings to values that expire by a [`Clock`].
 pub(crate) struct Expiring<V> {
     shards: [Mutex<Shard<V>>; SHARDS],
     hasher: RandomState,
@@ -57,8 +61,16 @@ struct Shared<V> {
 }
 
 struct Shard<V> {
-    slots: IndexMap<Box<str>, Slot<V>>,
+    /// Without a hasher: a key is hashed once, which finds its shard and its slot.
+    slots: IndexMap<Box<[u8]>, Slot<V>, ()>,
     cursor: usize,
+}
+
+/// A key with its hash in one map.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashed<K> {
+    key: K,
+    hash: u64,
 }
 
 struct Slot<V> {
@@ -72,7 +84,7 @@ impl<V> Expiring<V> {
     /// At most `capacity` in weight, in whatever unit the store weighs its entries.
     pub(crate) fn new(clock: Clock, capacity: usize, when_full: WhenFull<V>) -> Self {
         Self {
-            shards: array::from_fn(|_| Mutex::new(Shard { slots: IndexMap::new(), cursor: 0 })),
+            shards: array::from_fn(|_| Mutex::new(Shard::default())),
             hasher: RandomState::new(),
             shared: Shared {
                 clock,
@@ -85,22 +97,33 @@ impl<V> Expiring<V> {
         }
     }
 
+    /// A key for [`with_all`](Expiring::with_all).
+    pub(crate) fn hashed<K: AsRef<[u8]>>(&self, key: K) -> Hashed<K> {
+        let hash = self.hasher.hash_one(key.as_ref());
+        Hashed { key, hash }
+    }
+
     /// One atomic step over the entry at `key`, which may be vacant.
-    pub(crate) fn with<R>(&self, key: &str, step: impl FnOnce(&mut Entry<'_, V>) -> R) -> R {
-        let mut shard = self.lock(self.shard_of(key));
+    pub(crate) fn with<R>(
+        &self,
+        key: impl AsRef<[u8]>,
+        step: impl FnOnce(&mut Entry<'_, V>) -> R,
+    ) -> R {
+        let key = self.hashed(key.as_ref());
+        let mut shard = self.lock(key.shard());
         let now_us = self.shared.clock.now_us();
         self.shared.sweep_some(&mut shard, now_us);
         step(&mut Entry { map: self, shard: &mut shard, key, now_us })
     }
 
     /// One atomic step over the entries at several keys.
-    pub(crate) fn with_all<K: AsRef<str>, R>(
+    pub(crate) fn with_all<K, R>(
         &self,
-        keys: &[K],
+        keys: &[Hashed<K>],
         step: impl FnOnce(&mut Entries<'_, V>) -> R,
     ) -> R {
         let mut wanted = [false; SHARDS];
-        keys.iter().for_each(|key| wanted[self.shard_of(key.as_ref())] = true);
+        keys.iter().for_each(|key| wanted[key.shard()] = true);
         // Locked in the order of their index, so that two callers never wait for each other.
         let mut shards = array::from_fn(|at| wanted[at].then(|| self.lock(at)));
         let now_us = self.shared.clock.now_us();
@@ -113,10 +136,6 @@ impl<V> Expiring<V> {
     /// How many entries are held, the expired ones not yet swept among them.
     pub(crate) fn len(&self) -> usize {
         (0..SHARDS).map(|at| self.lock(at).slots.len()).sum()
-    }
-
-    fn shard_of(&self, key: &str) -> usize {
-        self.hasher.hash_one(key) as usize % SHARDS
     }
 
     fn lock(&self, at: usize) -> MutexGuard<'_, Shard<V>> {
@@ -142,7 +161,7 @@ impl<V> Expiring<V> {
 
     /// Makes room in the shards that nobody holds, for an entry whose own shard has nothing to evict:
     /// a few large entries may all lie in others.
-    fn make_room_elsewhere(&self, key: &str, weight: usize, now_us: u64) -> bool {
+    fn make_room_elsewhere(&self, key: &[u8], weight: usize, now_us: u64) -> bool {
         let mut shards = self.shards.iter().filter_map(|shard| shard.try_lock().ok());
         shards.any(|mut shard| self.shared.make_room(&mut shard, key, weight, now_us))
     }
@@ -155,6 +174,35 @@ impl<V> fmt::Debug for Expiring<V> {
             .field("weight", &self.shared.weight.load(Relaxed))
             .field("capacity", &self.shared.capacity)
             .finish()
+    }
+}
+
+impl<K> Hashed<K> {
+    /// By bits that the shard's own table does not choose by.
+    fn shard(&self) -> usize {
+        (self.hash >> 32) as usize % SHARDS
+    }
+}
+
+impl<V> Default for Shard<V> {
+    fn default() -> Self {
+        Self { slots: IndexMap::with_hasher(()), cursor: 0 }
+    }
+}
+
+impl<V> Shard<V> {
+    fn find(&self, key: Hashed<&[u8]>) -> Option<usize> {
+        self.slots.raw_entry_v1().index_from_hash(key.hash, |held| **held == *key.key)
+    }
+
+    fn insert(&mut self, key: Hashed<&[u8]>, slot: Slot<V>) {
+        let raw = self.slots.raw_entry_mut_v1();
+        match raw.from_hash(key.hash, |held| **held == *key.key) {
+            RawEntryMut::Occupied(mut held) => drop(held.insert(slot)),
+            RawEntryMut::Vacant(vacant) => {
+                vacant.insert_hashed_nocheck(key.hash, key.key.into(), slot);
+            }
+        }
     }
 }
 
@@ -189,7 +237,7 @@ impl<V> Shared<V> {
     }
 
     /// Makes room for `weight` more in this shard, sparing the entry at `key`.
-    fn make_room(&self, shard: &mut Shard<V>, key: &str, weight: usize, now_us: u64) -> bool {
+    fn make_room(&self, shard: &mut Shard<V>, key: &[u8], weight: usize, now_us: u64) -> bool {
         if weight > self.capacity {
             return false;
         }
@@ -203,7 +251,7 @@ impl<V> Shared<V> {
     }
 
     /// The entry to evict: an expired one if the sample has one, else the first by the map's rule.
-    fn victim(&self, shard: &Shard<V>, key: &str, now_us: u64) -> Option<usize> {
+    fn victim(&self, shard: &Shard<V>, key: &[u8], now_us: u64) -> Option<usize> {
         let len = shard.slots.len();
         let sample = (0..len.min(EVICTION_SAMPLE)).map(|step| (shard.cursor + step) % len);
         sample
@@ -256,10 +304,10 @@ impl<V> Entries<'_, V> {
     /// # Panics
     ///
     /// If `key` lies in a shard that none of the locked keys lies in.
-    pub(crate) fn entry<'b>(&'b mut self, key: &'b str) -> Entry<'b, V> {
-        let shard = self.shards[self.map.shard_of(key)]
-            .as_mut()
-            .expect("only keys that were locked are visited");
+    pub(crate) fn entry<'b, K: AsRef<[u8]>>(&'b mut self, key: &'b Hashed<K>) -> Entry<'b, V> {
+        let shard =
+            self.shards[key.shard()].as_mut().expect("only keys that were locked are visited");
+        let key = Hashed { key: key.key.as_ref(), hash: key.hash };
         Entry { map: self.map, shard, key, now_us: self.now_us }
     }
 }
@@ -268,7 +316,7 @@ impl<V> Entries<'_, V> {
 pub(crate) struct Entry<'a, V> {
     map: &'a Expiring<V>,
     shard: &'a mut Shard<V>,
-    key: &'a str,
+    key: Hashed<&'a [u8]>,
     now_us: u64,
 }
 
@@ -287,7 +335,7 @@ impl<V> Entry<'_, V> {
     /// the clock went back.
     pub(crate) fn get(&mut self) -> Option<&mut V> {
         let used = self.map.shared.uses.fetch_add(1, Relaxed);
-        let at = self.shard.slots.get_index_of(self.key)?;
+        let at = self.shard.find(self.key)?;
         if self.shard.slots[at].expires_us <= self.now_us {
             self.map.shared.drop_at(self.shard, at);
             return None;
@@ -321,7 +369,10 @@ impl<V> Entry<'_, V> {
         let weight = weight.max(1);
         let Some(slot) = self.slot() else { return };
         slot.expires_us = expires_us;
-        let old = std::mem::replace(&mut slot.weight, weight);
+        let old = mem::replace(&mut slot.weight, weight);
+        if weight == old {
+            return;
+        }
         if weight > old {
             self.make_room(weight - old);
         }
@@ -341,19 +392,13 @@ impl<V> Entry<'_, V> {
         weight: usize,
     ) -> Result<(), StoreError> {
         let weight = weight.max(1);
-        let old = self.shard.slots.get(self.key).map_or(0, |slot| slot.weight);
+        let old = self.shard.find(self.key).map_or(0, |at| self.shard.slots[at].weight);
         let more = weight.saturating_sub(old);
         if more > 0 && !self.make_room(more) {
             return Err(self.map.shared.full());
         }
         let used = self.map.shared.uses.fetch_add(1, Relaxed);
-        let slot = Slot { value, expires_us, weight, used };
-        match self.shard.slots.get_mut(self.key) {
-            Some(held) => *held = slot,
-            None => {
-                self.shard.slots.insert(self.key.into(), slot);
-            }
-        }
+        self.shard.insert(self.key, Slot { value, expires_us, weight, used });
         self.map.shared.weight.fetch_add(weight, Relaxed);
         self.map.shared.weight.fetch_sub(old, Relaxed);
         Ok(())
@@ -362,23 +407,27 @@ impl<V> Entry<'_, V> {
     /// Takes the value out. An expired one is gone already.
     pub(crate) fn remove(&mut self) -> Option<V> {
         let now_us = self.now_us;
-        let slot = self.shard.slots.swap_remove(self.key)?;
+        let at = self.shard.find(self.key)?;
+        let (_, slot) = self.shard.slots.swap_remove_index(at)?;
         self.map.shared.weight.fetch_sub(slot.weight, Relaxed);
         (slot.expires_us > now_us).then_some(slot.value)
     }
 
     fn make_room(&mut self, weight: usize) -> bool {
         let shared = &self.map.shared;
-        shared.make_room(self.shard, self.key, weight, self.now_us) || {
+        let key = self.key.key;
+        shared.make_room(self.shard, key, weight, self.now_us) || {
             self.map.sweep_all(self.shard, self.now_us);
-            shared.make_room(self.shard, self.key, weight, self.now_us)
-                || self.map.make_room_elsewhere(self.key, weight, self.now_us)
+            shared.make_room(self.shard, key, weight, self.now_us)
+                || self.map.make_room_elsewhere(key, weight, self.now_us)
         }
     }
 
     fn slot(&mut self) -> Option<&mut Slot<V>> {
         let now_us = self.now_us;
-        self.shard.slots.get_mut(self.key).filter(|slot| slot.expires_us > now_us)
+        let at = self.shard.find(self.key)?;
+        let slot = &mut self.shard.slots[at];
+        (slot.expires_us > now_us).then_some(slot)
     }
 }
 
@@ -454,7 +503,7 @@ mod tests {
         for key in keys_of_one_shard(&map, 3) {
             put(&map, &key, 1, 1_000).unwrap();
         }
-        let elsewhere = (0..).map(|n: u32| n.to_string()).find(|key| map.shard_of(key) != 0);
+        let elsewhere = (0..).map(|n: u32| n.to_string()).find(|key| map.hashed(key).shard() != 0);
         put(&map, &elsewhere.unwrap(), 1, 1_000).unwrap();
         assert_eq!(map.len(), 3);
     }
@@ -494,11 +543,11 @@ mod tests {
             .map(|start| {
                 let map = map.clone();
                 thread::spawn(move || {
-                    let mut keys = names;
+                    let mut keys = names.map(|name| map.hashed(name));
                     keys.rotate_left(start);
                     for _ in 0..2_000 {
                         map.with_all(&keys, |entries| {
-                            for key in keys {
+                            for key in &keys {
                                 let mut entry = entries.entry(key);
                                 let value = entry.get().copied().unwrap_or(0u32);
                                 entry.insert(value + 1, u64::MAX, 1).unwrap();
@@ -516,6 +565,6 @@ mod tests {
 
     fn keys_of_one_shard(map: &Expiring<u32>, count: usize) -> Vec<String> {
         let keys = (0..).map(|n: u32| n.to_string());
-        keys.filter(|key| map.shard_of(key) == 0).take(count).collect()
+        keys.filter(|key| map.hashed(key).shard() == 0).take(count).collect()
     }
 }

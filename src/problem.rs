@@ -7,7 +7,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::Body;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The typed reason of a rejection, and how it reads as a problem document.
@@ -29,7 +29,13 @@ pub(crate) trait Problem: fmt::Display + Clone + Send + Sync + 'static {
     }
 
     /// Members beyond those of RFC 9457.
-    fn extend(&self, _members: &mut Map<String, Value>) {}
+    ///
+    /// # Errors
+    ///
+    /// Those of writing.
+    fn extend<M: SerializeMap>(&self, _members: &mut M) -> Result<(), M::Error> {
+        Ok(())
+    }
 }
 
 type Render<P> = dyn Fn(&P) -> Response<Bytes> + Send + Sync;
@@ -71,15 +77,27 @@ impl<P> fmt::Debug for Rejection<P> {
     }
 }
 
+/// A problem as its document.
+struct Document<'a, P>(&'a P);
+
+impl<P: Problem> Serialize for Document<'_, P> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(problem) = self;
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("type", problem.type_uri())?;
+        members.serialize_entry("title", problem.title())?;
+        members.serialize_entry("status", &problem.status().as_u16())?;
+        members.serialize_entry("detail", &format_args!("{problem}"))?;
+        problem.extend(&mut members)?;
+        members.end()
+    }
+}
+
 /// The default rendering of a problem.
 pub(crate) fn document<P: Problem>(problem: &P) -> Response<Bytes> {
-    let mut members = Map::new();
-    members.insert("type".into(), json!(problem.type_uri()));
-    members.insert("title".into(), json!(problem.title()));
-    members.insert("status".into(), json!(problem.status().as_u16()));
-    members.insert("detail".into(), json!(problem.to_string()));
-    problem.extend(&mut members);
-    let mut response = Response::new(Bytes::from(Value::Object(members).to_string()));
+    // Writing text to memory cannot fail.
+    let body = serde_json::to_vec(&Document(problem)).unwrap_or_default();
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = problem.status();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -107,6 +125,7 @@ pub(crate) fn unavailable() -> Response<Bytes> {
 mod tests {
     use super::*;
     use http_body_util::Full;
+    use serde_json::Value;
 
     #[derive(Clone, Debug)]
     struct Teapot;

@@ -117,7 +117,7 @@ async fn exactly_the_limit_is_admitted_under_concurrency(harness: Harness) {
 async fn two_layers_over_one_backend_keep_apart(harness: Harness) {
     let limit = |name, limit| {
         let policy = Policy::gcra(name, Quota::per_hour(limit)).key(by::everyone());
-        RateLimitLayer::new(harness.backend.clone(), policy)
+        RateLimitLayer::new(harness.backend.clone(), policy).deadline(Duration::from_secs(30))
     };
     let app = Router::new()
         .route("/a", get(async || "a").layer(limit("a", 1)))

@@ -39,12 +39,18 @@ impl Asked {
         request: &request::Parts,
         cost: u64,
     ) -> Result<Self, (&'a Policy, &'static str)> {
-        let (mut places, mut charges) = (SmallVec::new(), SmallVec::new());
+        let most = config.policies.len();
+        let mut places = SmallVec::with_capacity(most);
+        let mut charges = SmallVec::<[Charge; 2]>::with_capacity(most);
         for (at, policy) in config.policies.iter().enumerate() {
             let mut key = KeyBuilder::default();
             match policy.key_by().write(request, &mut key) {
                 Ok(()) => {
-                    let mut charge = Charge::new(policy, key.finish(), cost);
+                    let key = key.finish();
+                    // Most layers count by one key, which their charges share.
+                    let same = charges.iter().find(|charge| *charge.key == *key);
+                    let key = same.map_or_else(|| key.into(), |charge| charge.key.clone());
+                    let mut charge = Charge::new(policy, key, cost);
                     charge.rule = policy.rule_for(request);
                     charges.push(charge);
                     places.push(at);

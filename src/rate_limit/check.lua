@@ -27,8 +27,8 @@ local bans = redis.call('EXISTS', unpack(KEYS, count + 1)) > 0
 local steps, all = {}, true
 for n = 1, count do
   local step = policy(n)
-  step.state = step.algorithm.read(KEYS[n], step.rule, now, step.receipt)
-  step.retry = step.cost > 0 and step.algorithm.retry(step.state, step.rule, now, step.cost) or 0
+  step.state = step.algorithm.read(KEYS[n], step, now, step.receipt)
+  step.retry = step.cost > 0 and step.algorithm.retry(step.state, step, now, step.cost) or 0
   step.says = step.retry == 0 and 1 or 0
   local mark = bans and redis.call('GET', KEYS[count + n])
   if mark then read_mark(step, mark) end
@@ -37,15 +37,16 @@ for n = 1, count do
 end
 
 local reply = {}
-for n, step in ipairs(steps) do
-  local algorithm, state, rule, receipt = step.algorithm, step.state, step.rule, 0
+for n = 1, count do
+  local step = steps[n]
+  local algorithm, state, rule, receipt = step.algorithm, step.state, step, 0
   local takes = step.cost > 0 and verb ~= 'peek' and (verb == 'charge' or (all and step.says == 1))
   if takes then receipt = algorithm.take(state, rule, now, step.cost) end
   if step.says == 0 and verb == 'check' and #step.ban_after > 1 then count_denial(KEYS[count + n], step) end
   if takes or (state.healed and verb ~= 'peek') then algorithm.write(KEYS[n], state, rule, now) end
   local remaining, reset = algorithm.view(state, rule, now)
-  for _, number in ipairs({ step.says, remaining, reset, step.retry, receipt }) do
-    reply[#reply + 1] = number
-  end
+  local at = 5 * n - 4
+  reply[at], reply[at + 1], reply[at + 2] = step.says, remaining, reset
+  reply[at + 3], reply[at + 4] = step.retry, receipt
 end
 return reply

@@ -226,7 +226,7 @@ where
     if let Some(leases) = leases {
         leases.disarm();
     }
-    let violated = status.violated().map(Into::into).collect();
+    let violated = status.violated().collect();
     let retry_after = status.retry_after();
     let rejection = if banned {
         Rejection::Banned { violated, retry_after }

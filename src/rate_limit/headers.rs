@@ -11,7 +11,11 @@ use crate::{
     },
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::{fmt::Write, time::Duration};
+use smallvec::SmallVec;
+use std::{io::Write, time::Duration};
+
+/// A value in the making: one of a few policies is no allocation.
+type Line = SmallVec<[u8; 256]>;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -42,11 +46,11 @@ fn write_draft<'a>(
     said: impl Iterator<Item = (&'a Charge, &'a Outcome)>,
     headers: &mut HeaderMap,
 ) {
-    let (mut policies, mut limits) = (String::new(), String::new());
+    let (mut policies, mut limits) = (Line::new(), Line::new());
     for (charge, outcome) in said {
         let (name, rule) = (&charge.policy, charge.rule);
         let comma = if policies.is_empty() { "" } else { ", " };
-        // Writing to a String cannot fail.
+        // Writing to memory cannot fail.
         let _ = write!(policies, "{comma}\"{name}\";q={}", rule.limit().min(LARGEST));
         if let Some(window) = rule.window() {
             let _ = write!(policies, ";w={}", seconds(window));
@@ -111,8 +115,8 @@ fn write_legacy<'a>(
     headers.insert(LEGACY_RESET, HeaderValue::from(whole_seconds(outcome.reset)));
 }
 
-fn append(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    if let (false, Ok(value)) = (value.is_empty(), HeaderValue::try_from(value)) {
+fn append(headers: &mut HeaderMap, name: HeaderName, value: Line) {
+    if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_bytes(&value)) {
         headers.append(name, value);
     }
 }

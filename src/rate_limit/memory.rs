@@ -2,10 +2,10 @@
 
 use crate::{
     context::Context,
-    expiring::{Entries, Expiring, WhenFull},
+    expiring::{Entries, Expiring, Hashed, WhenFull},
     rate_limit::{
         ban_after::Mark,
-        outcome::{LONGEST_BAN, Outcome, Verdict},
+        outcome::{LONGEST_BAN, Outcome, Outcomes, Verdict},
         rule::State,
         store::{Charge, RateLimitStore, merged},
     },
@@ -13,7 +13,7 @@ use crate::{
     tasks::Tasks,
 };
 use smallvec::SmallVec;
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 /// How many counts are kept by default: about 50 MB.
 pub(crate) const DEFAULT_CAPACITY: usize = 262_144;
@@ -21,10 +21,12 @@ pub(crate) const DEFAULT_CAPACITY: usize = 262_144;
 /// The bytes of a log or of leases that weigh as much as a count.
 const BYTES_OF_A_COUNT: usize = 192;
 
+/// `<key>:<policy>:<algorithm>`; a usual one is no allocation.
+type Name = SmallVec<[u8; 96]>;
+
 /// Counts in memory. When there is no room for another, the one nearest to empty is forgotten, and
 /// never a ban, denials that are counted towards one, or a count with nothing left: where there are only
-/// such, a new key is refused
-/// ([`StoreError::is_full`]), which is a failure of the store to the layer.
+/// such, a new key is refused ([`StoreError::is_full`]), which is a failure of the store to the layer.
 #[derive(Debug)]
 pub struct MemoryStore {
     counts: Expiring<Held>,
@@ -65,7 +67,7 @@ impl MemoryStore {
         }
         self.step(charges, |entries, keys| {
             let now = entries.now_us();
-            let mut outcomes = SmallVec::<[Outcome; 2]>::new();
+            let mut outcomes = Outcomes::new();
             let mut healed = SmallVec::<[bool; 4]>::new();
             for (charge, key) in charges.iter().zip(keys) {
                 let (mut outcome, heals) = look(entries, verb, charge, key, now);
@@ -102,7 +104,7 @@ impl MemoryStore {
                     }
                 }
             }
-            Ok(Verdict::new(outcomes))
+            Ok(Verdict::of(outcomes))
         })
     }
 
@@ -110,7 +112,7 @@ impl MemoryStore {
     fn settle(&self, renew: bool, charges: &[Charge]) -> Result<Verdict, StoreError> {
         self.step(charges, |entries, keys| {
             let now = entries.now_us();
-            let mut outcomes = SmallVec::<[Outcome; 2]>::new();
+            let mut outcomes = Outcomes::new();
             for (charge, key) in charges.iter().zip(keys) {
                 let mut held = true;
                 let (remaining, reset_us) =
@@ -126,7 +128,7 @@ impl MemoryStore {
                 outcome.shadow = charge.shadow;
                 outcomes.push(outcome);
             }
-            Ok(Verdict::new(outcomes))
+            Ok(Verdict::of(outcomes))
         })
     }
 
@@ -157,9 +159,10 @@ impl MemoryStore {
     fn step<R>(
         &self,
         charges: &[Charge],
-        step: impl FnOnce(&mut Entries<'_, Held>, &[String]) -> R,
+        step: impl FnOnce(&mut Entries<'_, Held>, &[Hashed<Name>]) -> R,
     ) -> R {
-        let keys: SmallVec<[String; 4]> = charges.iter().map(key).collect();
+        let keys = charges.iter().map(|charge| self.counts.hashed(name(charge)));
+        let keys: SmallVec<[Hashed<Name>; 4]> = keys.collect();
         self.counts.with_all(&keys, |entries| step(entries, &keys))
     }
 }
@@ -169,7 +172,7 @@ fn look(
     entries: &mut Entries<'_, Held>,
     verb: Verb,
     charge: &Charge,
-    key: &str,
+    key: &Hashed<Name>,
     now: u64,
 ) -> (Outcome, bool) {
     let mut vacant = Held::default();
@@ -203,7 +206,7 @@ fn look(
 fn count_denial(
     entries: &mut Entries<'_, Held>,
     charge: &Charge,
-    key: &str,
+    key: &Hashed<Name>,
     outcome: &mut Outcome,
 ) {
     let Some(after) = charge.bans_after() else { return };
@@ -228,7 +231,7 @@ fn count_denial(
 fn change(
     entries: &mut Entries<'_, Held>,
     charge: &Charge,
-    key: &str,
+    key: &Hashed<Name>,
     change: impl FnOnce(&mut Held),
 ) -> Result<(u64, u64), StoreError> {
     let now = entries.now_us();
@@ -258,7 +261,7 @@ fn change(
 fn undo(
     entries: &mut Entries<'_, Held>,
     charges: &[Charge],
-    keys: &[String],
+    keys: &[Hashed<Name>],
     outcomes: &[Outcome],
 ) {
     let now = entries.now_us();
@@ -320,10 +323,10 @@ impl RateLimitStore for MemoryStore {
     }
 }
 
-fn key(charge: &Charge) -> String {
-    let (key, policy, algorithm) = (&charge.key, &charge.policy, charge.rule.algorithm());
-    let mut id = String::with_capacity(key.len() + policy.len() + algorithm.len() + 2);
-    // Writing to a String cannot fail.
-    let _ = write!(id, "{key}:{policy}:{algorithm}");
-    id
+fn name(charge: &Charge) -> Name {
+    let mut name = Name::new();
+    for part in [&*charge.key, ":", &*charge.policy, ":", charge.rule.algorithm()] {
+        name.extend_from_slice(part.as_bytes());
+    }
+    name
 }

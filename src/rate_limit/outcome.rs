@@ -6,16 +6,23 @@ use std::time::Duration;
 /// A longer ban ends after this.
 pub(crate) const LONGEST_BAN: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
+/// Few enough that a verdict is no allocation, as a rule.
+pub(crate) type Outcomes = SmallVec<[Outcome; 4]>;
+
 /// What a store decided on all charges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    outcomes: SmallVec<[Outcome; 2]>,
+    outcomes: Outcomes,
 }
 
 impl Verdict {
     /// A verdict of these outcomes, in the order of the charges.
     pub fn new(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        Self { outcomes: outcomes.into_iter().collect() }
+        Self::of(outcomes.into_iter().collect())
+    }
+
+    pub(crate) fn of(outcomes: Outcomes) -> Self {
+        Self { outcomes }
     }
 
     /// Whether every policy allowed the request; what a shadow policy says does not count.

@@ -6,22 +6,25 @@ local now, count = now_us(ARGV[1]), #KEYS / 2
 
 -- Redis counts TTLs by real time, so under a test's clock, which stands still, a key outlives its own.
 local grace = ARGV[1] ~= '' and 3600000 or 0
-local function ttl_ms(us) return int(math.max(math.ceil(us / 1000), 1) + grace) end
+local function ttl_ms(us) return math.ceil(us / 1000) + grace end
 
 -- Stores what is good for another `us`; what is not is as good as no key.
 local function put(key, text, us)
   if us <= 0 then redis.call('DEL', key) else redis.call('SET', key, text, 'PX', ttl_ms(us)) end
 end
 
--- Each is a function, so that a call makes only those that it needs.
-local algorithms, made = {}, {}
+-- Each is a function until it is needed, so that a call makes only those that it needs.
+local algorithms = {}
+-- What a step needs to know of a policy: its algorithm, whose RULE is the step itself, and the charge.
 local function policy(n)
   local at = 7 * n - 4
   local name = ARGV[at]
-  made[name] = made[name] or algorithms[name]()
+  if type(algorithms[name]) == 'function' then algorithms[name] = algorithms[name]() end
   return {
-    algorithm = made[name],
-    rule = { limit = tonumber(ARGV[at + 1]), period = tonumber(ARGV[at + 2]), extra = tonumber(ARGV[at + 3]) },
+    -- What check.lua finds out: a table that is made at its full size need not grow.
+    state = false, retry = 0, says = 0,
+    algorithm = algorithms[name],
+    limit = tonumber(ARGV[at + 1]), period = tonumber(ARGV[at + 2]), extra = tonumber(ARGV[at + 3]),
     cost = tonumber(ARGV[at + 4]),
     receipt = ARGV[at + 5],
     shadow = ARGV[at + 6] == 's',

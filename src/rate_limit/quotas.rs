@@ -103,7 +103,7 @@ impl Quotas {
                     let why = format_args!("{MOST_AT_ONCE} others are under way");
                     return Answer::Known(self.postpone(&key, why));
                 }
-                let (this, key, flight) = (self.clone(), key.clone(), leader.follower());
+                let (this, key, flight) = (self.clone(), key.to_string(), leader.follower());
                 // Of tasks that no shutdown waits for.
                 Tasks::default().spawn(async move {
                     let found = timeout(GIVEN_UP_AFTER, (this.lookup)(id)).await;
@@ -116,7 +116,7 @@ impl Quotas {
                 flight
             }
         };
-        Answer::Pending(Pending { quotas: self.clone(), key, flight })
+        Answer::Pending(Pending { quotas: self.clone(), key: key.into_owned(), flight })
     }
 
     fn fresh(&self, key: &str) -> Option<Option<Quota>> {

@@ -5,7 +5,7 @@ local verb = ARGV[2]
 local reply = {}
 for n = 1, count do
   local step = policy(n)
-  local algorithm, rule, key = step.algorithm, step.rule, KEYS[n]
+  local algorithm, rule, key = step.algorithm, step, KEYS[n]
   local state, says = algorithm.read(key, rule, now, step.receipt), 1
   if verb == 'renew' then
     if algorithm.renew then says = algorithm.renew(state, rule, now) and 1 or 0 end

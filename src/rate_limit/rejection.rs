@@ -3,7 +3,7 @@
 use crate::problem::Problem;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use serde_json::{Map, Value, json};
+use serde::ser::SerializeMap;
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 /// The reason of a rejection, in the response's extensions and in the hands of
@@ -106,11 +106,12 @@ impl Problem for Rejection {
         }
     }
 
-    fn extend(&self, members: &mut Map<String, Value>) {
+    fn extend<M: SerializeMap>(&self, members: &mut M) -> Result<(), M::Error> {
         if let Self::Limited { violated, .. } | Self::Banned { violated, .. } = self {
             let names: Vec<&str> = violated.iter().map(|name| &**name).collect();
-            members.insert("violated-policies".into(), json!(names));
+            members.serialize_entry("violated-policies", &names)?;
         }
+        Ok(())
     }
 }
 

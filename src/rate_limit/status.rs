@@ -75,8 +75,9 @@ impl RateLimitStatus {
         store.ban(&[charge], length).await
     }
 
-    pub(crate) fn violated(&self) -> impl Iterator<Item = &str> {
-        self.outcomes().filter(|(_, outcome)| outcome.denies()).map(|(name, _)| name)
+    pub(crate) fn violated(&self) -> impl Iterator<Item = Arc<str>> {
+        let denying = self.all().filter(|(.., outcome)| outcome.denies());
+        denying.map(|(policy, ..)| policy.shared_name())
     }
 
     pub(crate) fn last(&self) -> Option<&Decided> {

@@ -109,7 +109,7 @@ pub struct Charge {
     /// Its algorithm.
     pub rule: Rule,
     /// Whose count it is: at most 64 plain characters.
-    pub key: String,
+    pub key: Arc<str>,
     /// How much is taken. Of a concurrency rule it is one, unless this is 0.
     pub cost: u64,
     /// Which earlier charge this is, for [`refund`](RateLimitStore::refund) and
@@ -126,7 +126,7 @@ pub struct Charge {
 impl Charge {
     /// A charge of `cost` on `key` under a policy; with a new lease, if the policy is one of
     /// concurrency.
-    pub fn new(policy: &Policy, key: impl Into<String>, cost: u64) -> Self {
+    pub fn new(policy: &Policy, key: impl Into<Arc<str>>, cost: u64) -> Self {
         let rule = policy.rule();
         let receipt = if rule.is_concurrency() { u64::from_ne_bytes(token::random()) } else { 0 };
         let (name, shadow) = (policy.shared_name(), policy.is_shadow());
@@ -144,8 +144,8 @@ impl Charge {
 
     /// Whether both are charged to the same count.
     pub(crate) fn shares(&self, other: &Self) -> bool {
-        self.key == other.key
-            && self.policy == other.policy
+        self.policy == other.policy
+            && self.key == other.key
             && self.rule.algorithm() == other.rule.algorithm()
     }
 

@@ -1,21 +1,21 @@
 -- GCRA. STATE: a string, the TAT in µs. RULE: limit = burst, period = emission interval µs.
 -- Mirrors gcra.rs.
 algorithms.gcra = function()
-  local function most(rule, now) return now + rule.limit * rule.period end
   return {
     read = function(key, rule, now)
-      local tat = math.max(tonumber(redis.call('GET', key) or now), now)
-      return { tat = math.min(tat, most(rule, now)), healed = tat > most(rule, now) }
+      local most, tat = now + rule.limit * rule.period, tonumber(redis.call('GET', key) or now)
+      if tat > most then return { tat = most, most = most, healed = true } end
+      return { tat = tat > now and tat or now, most = most }
     end,
 
     retry = function(state, rule, now, cost)
       if cost > rule.limit then return -1 end
-      return math.max(state.tat + cost * rule.period - most(rule, now), 0)
+      local over = state.tat + cost * rule.period - state.most
+      return over > 0 and over or 0
     end,
 
     take = function(state, rule, now, cost)
-      local after = state.tat + math.min(cost, rule.limit) * rule.period
-      state.tat = math.min(after, most(rule, now))
+      state.tat = math.min(state.tat + math.min(cost, rule.limit) * rule.period, state.most)
       return now
     end,
 
@@ -28,7 +28,7 @@ algorithms.gcra = function()
     write = function(key, state, _, now) put(key, int(state.tat), state.tat - now) end,
 
     view = function(state, rule, now)
-      return math.floor((most(rule, now) - state.tat) / rule.period), state.tat - now
+      return math.floor((state.most - state.tat) / rule.period), state.tat - now
     end,
   }
 end

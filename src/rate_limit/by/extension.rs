@@ -20,7 +20,7 @@ impl<T: fmt::Display + Clone + Send + Sync + 'static> KeyBy for Extension<T> {
             "a rate limit counts by a request extension that is not set: put the layer that sets it \
              outside the rate limit",
         ))?;
-        key.push(&value.to_string());
+        key.push_display(value);
         Ok(())
     }
 }

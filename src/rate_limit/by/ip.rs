@@ -45,11 +45,11 @@ impl KeyBy for Ip {
     fn write(&self, request: &Parts, key: &mut KeyBuilder) -> Result<(), Missing> {
         let client = ClientAddr::of(&request.extensions).ok_or(Missing::Misconfigured(UNKNOWN))?;
         match client.ip() {
-            IpAddr::V4(address) => key.push(&address.to_string()),
+            IpAddr::V4(address) => key.push_display(address),
             IpAddr::V6(address) => {
                 let kept = u128::MAX << (128 - u32::from(self.v6_prefix));
                 let network = std::net::Ipv6Addr::from_bits(address.to_bits() & kept);
-                key.push(&network.to_string());
+                key.push_display(network);
             }
         }
         Ok(())

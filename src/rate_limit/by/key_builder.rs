@@ -1,7 +1,8 @@
 //! How a key is put together, and how it is stored.
 
 use crate::key;
-use std::fmt;
+use smallvec::SmallVec;
+use std::{borrow::Cow, fmt, io::Write, str};
 
 /// Longer keys, and those with unusual characters, are stored as a digest.
 const MAX_READABLE: usize = 64;
@@ -12,16 +13,27 @@ const MAX_READABLE: usize = 64;
 /// SHA-256. The boundaries of its parts always count.
 #[derive(Default)]
 pub struct KeyBuilder {
-    readable: String,
-    parts: Vec<usize>,
+    /// The parts, with a `|` between them.
+    joined: SmallVec<[u8; MAX_READABLE]>,
+    /// Where each ends.
+    ends: SmallVec<[usize; 4]>,
     secret: bool,
 }
 
 impl KeyBuilder {
     /// Adds a part.
     pub fn push(&mut self, part: &str) {
-        self.readable.push_str(part);
-        self.parts.push(self.readable.len());
+        self.push_display(part);
+    }
+
+    /// Adds a part as it is displayed.
+    pub fn push_display(&mut self, part: impl fmt::Display) {
+        if !self.ends.is_empty() {
+            self.joined.push(b'|');
+        }
+        // Writing to memory cannot fail; what fails to display itself is as long as it came.
+        let _ = write!(self.joined, "{part}");
+        self.ends.push(self.joined.len());
     }
 
     /// Adds a part that nobody who reads the store may learn, such as an API key: the whole key is then
@@ -31,35 +43,38 @@ impl KeyBuilder {
         self.secret = true;
     }
 
-    pub(crate) fn finish(self) -> String {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(&byte);
-        // In a cluster an empty hash tag is none, and the keys of two policies would part.
-        let is_plain =
-            !self.secret && !self.readable.is_empty() && self.readable.bytes().all(plain);
-        if self.parts.len() == 1 && is_plain && self.readable.len() <= MAX_READABLE {
-            return self.readable;
+    /// The key as it is stored.
+    pub(crate) fn finish(&self) -> Cow<'_, str> {
+        match str::from_utf8(&self.joined) {
+            Ok(joined) if self.is_readable() => joined.into(),
+            // `#` is not a plain character: no readable key looks like a digest.
+            _ => format!("#{}", key::digest(self.parts())).into(),
         }
-        let mut starts = 0;
-        let parts = self.parts.iter().map(|&end| {
-            let part = &self.readable.as_bytes()[starts..end];
-            starts = end;
+    }
+
+    fn is_readable(&self) -> bool {
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(byte);
+        !self.secret
+            && self.joined.len() <= MAX_READABLE
+            && self.parts().all(|part| part.iter().all(is_plain))
+            // In a cluster an empty hash tag is none, and the keys of two policies would part.
+            && self.parts().any(|part| !part.is_empty())
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let part = &self.joined[start..end];
+            start = end + 1;
             part
-        });
-        let parts: Vec<&[u8]> = parts.collect();
-        let length = self.readable.len() + parts.len();
-        if is_plain && length <= MAX_READABLE {
-            let text = |part: &&[u8]| String::from_utf8_lossy(part).into_owned();
-            return parts.iter().map(text).collect::<Vec<_>>().join("|");
-        }
-        // `#` is not a plain character: no readable key looks like a digest.
-        format!("#{}", key::digest(parts))
+        })
     }
 }
 
 impl fmt::Debug for KeyBuilder {
     /// Shows no part: one may be an API key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyBuilder").field("parts", &self.parts.len()).finish_non_exhaustive()
+        f.debug_struct("KeyBuilder").field("parts", &self.ends.len()).finish_non_exhaustive()
     }
 }
 
@@ -69,21 +84,17 @@ mod tests {
 
     #[test]
     fn the_boundaries_of_the_parts_count_readable_or_not() {
-        let two = |a: &str, b: &str| {
+        let key = |parts: &[&str]| {
             let mut key = KeyBuilder::default();
-            key.push(a);
-            key.push(b);
-            key.finish()
+            parts.iter().for_each(|part| key.push(part));
+            key.finish().into_owned()
         };
-        let one = |a: &str| {
-            let mut key = KeyBuilder::default();
-            key.push(a);
-            key.finish()
-        };
+        let (one, two) = (|a: &str| key(&[a]), |a: &str, b: &str| key(&[a, b]));
         assert_eq!(two("ab", "c"), "ab|c");
         assert_ne!(two("ab", "c"), two("a", "bc"));
         let long = "x".repeat(50);
         assert_ne!(two(&long, "c d"), two(&format!("{long}c"), " d"));
         assert_ne!(one("ab|c"), two("ab", "c"));
+        assert_ne!(two("a", "b|c"), two("a|b", "c"));
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     /// The key of a request, for the tests beside this one.
     pub(super) fn key(by: impl KeyBy, request: Request<()>) -> Result<String, Missing> {
         let mut key = KeyBuilder::default();
-        by.write(&request.into_parts().0, &mut key).map(|()| key.finish())
+        by.write(&request.into_parts().0, &mut key).map(|()| key.finish().into_owned())
     }
 
     #[test]
