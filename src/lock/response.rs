@@ -65,7 +65,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_is_told_what_it_can_do_and_neither_the_name_nor_the_server() {
-        let name = "cart-of-ann";
+        let name = "cart-of-zoe";
         let down = StoreError::unavailable("redis at 10.0.0.7:6379 is down");
         let secs = Duration::from_secs;
         let cases = [
@@ -80,7 +80,7 @@ mod tests {
         for (error, status, retry) in cases {
             let (said, after, body) = answer(error).await;
             assert_eq!((said, after.as_deref()), (status, retry), "{body}");
-            assert!(!body.contains("ann") && !body.contains("10.0.0.7"), "{body}");
+            assert!(!body.contains("zoe") && !body.contains("10.0.0.7"), "{body}");
         }
     }
 }
