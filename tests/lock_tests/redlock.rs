@@ -363,11 +363,11 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = (u64, usize, Vec<Step>)> {
     let step = prop_oneof![
-        3 => (0..40_000u64).prop_map(|us| Step::Wait(Duration::from_micros(us))),
+        3 => (0..40_000_000u64).prop_map(|us| Step::Wait(Duration::from_micros(us))),
         2 => Just(Step::Renew),
         1 => (0..=7usize).prop_map(Step::Down),
     ];
-    (10..100u64, 3..=7usize, vec(step, 1..12))
+    (10_000..100_000u64, 3..=7usize, vec(step, 1..12))
 }
 
 /// The holder's end as the paper has it, in whole microseconds: what is asked for at `start` and granted
@@ -396,7 +396,7 @@ fn the_holder_is_certain_of_what_the_paper_says_and_nobody_else_holds_it_meanwhi
             let now_us = || clock.now().as_micros() as u64;
             let nodes: Vec<_> = (0..count).map(|_| Node::new(&clock)).collect();
             let ttl = Duration::from_millis(ttl_ms);
-            // A node in memory answers at once or not at all.
+            // A node in memory answers at once or not at all; a quarter of the TTL is time enough.
             let patient = Redlock::new(nodes.clone()).unwrap().node_timeout(PATIENCE);
             let guard = patient.lock("a").ttl(ttl).acquire().await.unwrap();
             all_hold(&nodes).await;
