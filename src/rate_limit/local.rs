@@ -236,7 +236,7 @@ impl Leasing {
             Duration::from_micros(length_us),
         ));
         let _ = batch.giving_back.set(task.abort_handle());
-        self.0.pools.with(&key(charge), |entry| {
+        self.0.pools.with(key(charge), |entry| {
             let ends = batch.ends;
             // Where there is no room, it goes back unused.
             let _ = entry.insert(Pool { batch: Some(batch), scarce_until: 0 }, ends, 1);
@@ -260,7 +260,7 @@ impl Leasing {
 
     fn forget(&self, charges: &[Charge], are_void: bool) {
         for charge in charges {
-            let pool = self.0.pools.with(&key(charge), |entry| entry.remove());
+            let pool = self.0.pools.with(key(charge), |entry| entry.remove());
             if let Some(batch) = pool.and_then(|pool| pool.batch).filter(|_| are_void) {
                 batch.close();
             }
@@ -297,7 +297,7 @@ async fn give_back(store: Arc<dyn RateLimitStore>, batch: Arc<Batch>, length: Du
 
 impl Inner {
     fn take(&self, charge: &Charge) -> Option<(Arc<Batch>, Outcome)> {
-        self.pools.with(&key(charge), |entry| {
+        self.pools.with(key(charge), |entry| {
             let now = entry.now_us();
             let batch = entry.get()?.batch.as_ref()?;
             if !batch.is_for(charge, now) {
@@ -313,7 +313,7 @@ impl Inner {
 
     /// How many are here.
     fn held(&self, charge: &Charge) -> u64 {
-        self.pools.with(&key(charge), |entry| {
+        self.pools.with(key(charge), |entry| {
             let now = entry.now_us();
             let batch = entry.get().and_then(|pool| pool.batch.as_ref());
             let batch = batch.filter(|batch| batch.is_for(charge, now));
@@ -336,7 +336,7 @@ impl Inner {
         let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
         let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
         let scarce_until = asked_at + retry_us.min(lease.length_us);
-        self.pools.with(&key(charge), |entry| {
+        self.pools.with(key(charge), |entry| {
             let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
         });
     }

@@ -68,7 +68,7 @@ impl MemoryStore {
     }
 
     fn with<R>(&self, selector: &Selector, step: impl FnOnce(&mut Entry<'_, Stored>) -> R) -> R {
-        self.0.sessions.with(&selector.to_string(), step)
+        self.0.sessions.with(selector.to_string(), step)
     }
 
     fn end(
