@@ -164,6 +164,34 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
+impl<B: Body<Data = Bytes>> ResponseBody<B> {
+    /// A body that breaks where another broke, after these chunks of `length` bytes.
+    pub(crate) async fn broken(
+        chunks: Vec<Bytes>,
+        length: usize,
+        error: B::Error,
+        hint: SizeHint,
+    ) -> Self {
+        // Room for every chunk and the error, so that nothing here waits for the client.
+        let (sender, body) = Self::piped(length + 1, hint);
+        for chunk in chunks {
+            sender.send(Ok(Frame::data(chunk))).await;
+        }
+        sender.send(Err(error)).await;
+        body
+    }
+
+    /// Chunks of `length` bytes as one. A single one is not copied.
+    pub(crate) fn joined(mut chunks: Vec<Bytes>, length: usize) -> Bytes {
+        if chunks.len() <= 1 {
+            return chunks.pop().unwrap_or_default();
+        }
+        let mut whole = Vec::with_capacity(length);
+        chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        whole.into()
+    }
+}
+
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;

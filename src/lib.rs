@@ -73,6 +73,7 @@ pub mod connection;
 mod context;
 mod detached;
 mod expiring;
+mod fleeting;
 mod flight;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;

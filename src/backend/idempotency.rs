@@ -2,7 +2,7 @@
 
 use super::Backend;
 use crate::{
-    idempotency::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, Terms},
+    idempotency::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, Look, Settled, Terms},
     pubsub::Subscription,
     store::StoreFuture,
     tasks::Tasks,
@@ -28,6 +28,18 @@ impl IdempotencyStore for Backend {
 
     fn watch(&self, id: &str) -> Option<Subscription> {
         self.inner.stores.idempotency.watch(id)
+    }
+
+    fn look(&self, id: &str, with_outcome: bool) -> StoreFuture<Option<Look>> {
+        self.inner.stores.idempotency.look(id, with_outcome)
+    }
+
+    fn forget(&self, id: &str) -> StoreFuture<bool> {
+        self.inner.stores.idempotency.forget(id)
+    }
+
+    fn settle(&self, id: &str, outcome: Bytes, terms: Terms) -> StoreFuture<Settled> {
+        self.inner.stores.idempotency.settle(id, outcome, terms)
     }
 
     fn tasks(&self) -> Tasks {

@@ -6,12 +6,12 @@ use crate::{
     detached::Detached,
     idempotency::{
         claim,
-        fingerprint::fingerprint,
+        fingerprint::{content_key, fingerprint},
         handle::Idempotent,
         layer::{Config, InFlight, Scope},
         rejection::Rejection,
         run::{Run, run},
-        store::{Begun, Claim, Fingerprint},
+        store::{Begun, Claim, Fingerprint, Terms},
         stored::{Stored, replay},
     },
     key::digest,
@@ -52,12 +52,20 @@ pub(crate) enum Verdict<B: Body, E> {
     Run(Detached<B, E>),
 }
 
+/// What tells a request from others of its scope.
+pub(crate) enum Key {
+    /// What the client says.
+    Sent(String),
+    /// What it asks.
+    Content,
+}
+
 /// Decides, and starts the handler if that is the decision.
 pub(crate) async fn admit<S, Q, R>(
     config: Arc<Config>,
     inner: S,
     request: Request<Q>,
-    key: String,
+    key: Key,
 ) -> Verdict<R, S::Error>
 where
     S: Service<Request<RequestBody<Q>>, Response = Response<R>> + Send + 'static,
@@ -68,42 +76,78 @@ where
     R::Error: Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
-    let admitted = match identify(&config, &mut parts, &key).await {
-        Ok(id) => match receive(&config, body).await {
-            Ok(body) => enter(&config, id, &parts, body).await,
-            Err(rejection) => Err(rejection),
-        },
-        Err(rejection) => Err(rejection),
-    };
-    match admitted {
+    match decide(&config, &mut parts, body, key).await {
         Ok(Admitted::Replay(response)) => Verdict::Answer(response),
-        Ok(Admitted::Run { lease, claim, fence, attempt, body: (data, trailers) }) => {
+        Ok(Admitted::Run(granted)) => {
+            let Granted { lease, claim, key, fence, attempt, body: (data, trailers), terms } =
+                granted;
             let handle = Idempotent::new(key, claim.id().into(), fence, attempt, lease.watch());
             parts.extensions.insert(handle.clone());
             let request = Request::from_parts(parts, RequestBody::buffered(data, trailers));
             let tasks = config.tasks.clone();
-            let this = Run { config, claim, lease, handle };
+            let this = Run { config, claim, lease, handle, terms };
             Verdict::Run(Detached::new(|head| tasks.spawn(run(this, inner, request, head))))
         }
         Err(rejection) => Verdict::Answer(config.rejection.respond(rejection)),
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
 enum Admitted<B: Body> {
     Replay(Response<ResponseBody<B>>),
-    Run { lease: Lease, claim: Claim, fence: u64, attempt: u32, body: (Bytes, Option<HeaderMap>) },
+    Run(Granted),
 }
 
-/// The id of the record: the scope and the key, hashed.
-async fn identify(config: &Config, parts: &mut Parts, key: &str) -> Result<String, Rejection> {
-    if !matches!(config.scope, Scope::Everyone) {
+/// The right to run.
+struct Granted {
+    lease: Lease,
+    claim: Claim,
+    key: String,
+    fence: u64,
+    attempt: u32,
+    body: (Bytes, Option<HeaderMap>),
+    /// How the outcome is kept.
+    terms: Terms,
+}
+
+async fn decide<Q: Body<Data = Bytes>, B: Body>(
+    config: &Config,
+    parts: &mut Parts,
+    body: Q,
+    key: Key,
+) -> Result<Admitted<B>, Rejection> {
+    let by_content = matches!(key, Key::Content);
+    let (kind, scope) = scope(config, parts, by_content).await?;
+    let body = receive(config, body).await?;
+    let fingerprint = fingerprint(parts, &body.0, config.canonical.as_deref());
+    let key = match key {
+        Key::Sent(key) => key,
+        Key::Content => content_key(&fingerprint),
+    };
+    let id = digest([kind.as_bytes(), scope.as_bytes(), key.as_bytes()]);
+    let (held, kept) = config.terms_of(by_content);
+    Ok(match enter(config, id, &fingerprint, held).await? {
+        Entered::Replay(outcome) => Admitted::Replay(replayed(outcome)?),
+        Entered::Run { lease, claim, fence, attempt } => {
+            Admitted::Run(Granted { lease, claim, key, fence, attempt, body, terms: kept })
+        }
+    })
+}
+
+/// What the key belongs to.
+async fn scope(
+    config: &Config,
+    parts: &mut Parts,
+    by_content: bool,
+) -> Result<(&'static str, String), Rejection> {
+    let scope = config.scope_of(by_content);
+    if !matches!(scope, Scope::Everyone) {
         let user = UserId::of(&parts.extensions).await.map_err(|error| unavailable(&error))?;
         if let Some(user) = user {
             parts.extensions.insert(user);
         }
     }
-    let (kind, scope) = config.scope.of(parts).ok_or(Rejection::ScopeMissing)?;
-    Ok(digest([kind.as_bytes(), scope.as_bytes(), key.as_bytes()]))
+    scope.of(parts).ok_or(Rejection::ScopeMissing)
 }
 
 /// The whole body. No lease is held meanwhile: a client may be slow.
@@ -120,24 +164,28 @@ async fn receive<Q: Body<Data = Bytes>>(
     }
 }
 
+enum Entered {
+    Replay(Bytes),
+    Run { lease: Lease, claim: Claim, fence: u64, attempt: u32 },
+}
+
 /// Asks the store until it has an answer other than "busy", or the wait is over.
-async fn enter<B: Body>(
+async fn enter(
     config: &Config,
     id: String,
-    parts: &Parts,
-    body: (Bytes, Option<HeaderMap>),
-) -> Result<Admitted<B>, Rejection> {
-    let fingerprint = fingerprint(parts, &body.0);
+    fingerprint: &Fingerprint,
+    terms: Terms,
+) -> Result<Entered, Rejection> {
     let claim = Claim::new(id, token::token());
     let mut wait = None;
     loop {
-        let (begun, lease) = begin(config, &claim, &fingerprint).await?;
+        let (begun, lease) = begin(config, &claim, fingerprint, terms).await?;
         let left = match begun {
             Begun::Acquired { fence, attempts } => {
                 telemetry::count(IDEMPOTENCY_TOTAL, "acquired");
-                return Ok(Admitted::Run { lease, claim, fence, attempt: attempts, body });
+                return Ok(Entered::Run { lease, claim, fence, attempt: attempts });
             }
-            Begun::Replay(outcome) => return replayed(outcome).map(Admitted::Replay),
+            Begun::Replay(outcome) => return Ok(Entered::Replay(outcome)),
             Begun::Mismatch => {
                 telemetry::count(IDEMPOTENCY_TOTAL, "mismatch");
                 return Err(Rejection::Mismatch);
@@ -168,9 +216,10 @@ async fn begin(
     config: &Config,
     claim: &Claim,
     fingerprint: &Fingerprint,
+    terms: Terms,
 ) -> Result<(Begun, Lease), Rejection> {
-    let mut lease = claim::lease(config, claim);
-    let begun = config.store.begin(claim, fingerprint, config.terms).await;
+    let mut lease = claim::lease(config, claim, terms);
+    let begun = config.store.begin(claim, fingerprint, terms).await;
     if !matches!(&begun, Ok(Begun::Acquired { .. }))
         && !begun.as_ref().is_err_and(StoreError::is_timeout)
     {

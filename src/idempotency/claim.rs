@@ -12,9 +12,9 @@ use std::{sync::Arc, time::Instant};
 
 /// The lease on the record of a claim that is about to begin. Dropped, it abandons the record, so a
 /// caller that vanishes while `begin` is on its way leaves nothing behind.
-pub(crate) fn lease(config: &Config, claim: &Claim) -> Lease {
-    let Config { store, tasks, terms, .. } = config;
-    let held = Held { store: store.clone(), claim: claim.clone(), terms: *terms };
+pub(crate) fn lease(config: &Config, claim: &Claim, terms: Terms) -> Lease {
+    let Config { store, tasks, .. } = config;
+    let held = Held { store: store.clone(), claim: claim.clone(), terms };
     Lease::new(Arc::new(held), "idempotency", Instant::now(), terms.lease, tasks.clone())
 }
 

@@ -53,7 +53,9 @@ impl Idempotent {
         Self(Arc::new(Inner { key, id, fence, attempt, lease, decided }))
     }
 
-    /// The key that the client sent.
+    /// The key that the client sent. Of a request that is told by its
+    /// [content](crate::idempotency::IdempotencyLayer::dedup_by_content), `≡` and a hash of that, which
+    /// no client can send.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.0.key

@@ -2,6 +2,7 @@
 
 use crate::{
     idempotency::{
+        records::Records,
         rejection::Rejection,
         service::Idempotency,
         store::{IdempotencyStore, Orphan, Terms},
@@ -21,6 +22,10 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 
 /// Longest lease: it is how long a crash blocks a key.
 const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3_600);
+
+/// Longest window of requests that are told by their content: a user who means the same again an hour
+/// later means it.
+const LONGEST_WINDOW: Duration = Duration::from_secs(3_600);
 
 /// Longest wait for another request.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
@@ -45,6 +50,9 @@ pub(crate) struct Config {
     pub(crate) in_flight: InFlight,
     pub(crate) waiters: Arc<Semaphore>,
     pub(crate) terms: Terms,
+    /// How long after its answer a request without a key is the same; `None`: it passes through.
+    pub(crate) window: Option<Duration>,
+    pub(crate) canonical: Option<Arc<Canonical>>,
     pub(crate) request_limit: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) stored_limit: usize,
@@ -59,6 +67,9 @@ pub(crate) enum Scope {
     By(Arc<FindScope>),
     Everyone,
 }
+
+/// What a body is compared as; `None`: as it was sent.
+pub(crate) type Canonical = dyn Fn(&Parts, &Bytes) -> Option<Bytes> + Send + Sync;
 
 type FindScope = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
@@ -92,6 +103,8 @@ impl IdempotencyLayer {
             in_flight: InFlight::Conflict,
             waiters: Arc::new(Semaphore::new(1_024)),
             terms: Terms::new(Duration::from_secs(30), Duration::from_secs(24 * 3_600)),
+            window: None,
+            canonical: None,
             request_limit: 1 << 20,
             request_timeout: Duration::from_secs(30),
             stored_limit: 256 << 10,
@@ -106,6 +119,12 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn tasks(&self) -> Tasks {
         self.config.tasks.clone()
+    }
+
+    /// The records of this layer, for an operator who looks at one, forgets it, or settles an orphan.
+    #[must_use]
+    pub fn records(&self) -> Records {
+        Records::new(self.config.clone())
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -160,6 +179,73 @@ impl IdempotencyLayer {
     /// quote.
     pub fn lenient(self) -> Self {
         self.with(|config| config.lenient = true)
+    }
+
+    /// Also runs a request **without** a key once: it is told by its content, so within `window` of its
+    /// answer a request of the same scope with the same method, path, query, content type and body
+    /// gets that answer, and while it is handled, what [`in_flight`](IdempotencyLayer::in_flight) says.
+    /// For clients that cannot be taught to send keys: a form that is submitted by a double click.
+    ///
+    /// **Whoever means the same twice is answered once.** Two payments of the same amount to the same
+    /// person within the window are one payment, and the second answer says that all is well. Keep the
+    /// window as short as impatience, some seconds, and off where equal requests are common, or let
+    /// the form carry a number that is new each time it is shown. A request that *has* a key goes by
+    /// that alone.
+    ///
+    /// The scope is never optional here: without a `UserId`, or what
+    /// [`scope`](IdempotencyLayer::scope) finds, 403; with
+    /// [`insecure_unscoped`](IdempotencyLayer::insecure_unscoped), which is for keys, it is the `UserId`.
+    /// Every request of the [`methods`](IdempotencyLayer::methods) is then held in memory up to
+    /// [`request_limit`](IdempotencyLayer::request_limit), uploads too: guard only the routes that need
+    /// it. If the handler vanishes, that is known for the lease and one window more.
+    ///
+    /// From 1 ms to 1 h; what is beyond is cut. Default: off, a request without a key passes through.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use towerkeep::idempotency::{IdempotencyLayer, InFlight, MemoryStore};
+    /// let second = Duration::from_secs(1);
+    /// IdempotencyLayer::new(MemoryStore::default())
+    ///     .dedup_by_content(3 * second)
+    ///     .in_flight(InFlight::Wait { max: 5 * second })
+    /// # ;
+    /// ```
+    pub fn dedup_by_content(self, window: Duration) -> Self {
+        let window = window.clamp(Duration::from_millis(1), LONGEST_WINDOW);
+        self.with(|config| config.window = Some(window))
+    }
+
+    /// What a body is compared as, to tell whether a request is the same. Where the closure returns
+    /// `None`, the body counts as it was sent, byte by byte, which is the default: a client that sends a
+    /// request again sends the same bytes.
+    ///
+    /// It is for clients that do not, such as one that writes the members of a JSON object in another
+    /// order each time. **What the closure leaves out does not count**: a request that differs only in
+    /// that gets the answer of the other. Beware of numbers: a reader that takes them for floats makes
+    /// one of two amounts that differ in the 17th digit. The closure runs for each request, on up to
+    /// [`request_limit`](IdempotencyLayer::request_limit) bytes that a client chose.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use towerkeep::idempotency::{IdempotencyLayer, MemoryStore};
+    /// #[derive(serde::Deserialize, serde::Serialize)]
+    /// struct Pay {
+    ///     cents: u64,
+    ///     to: String,
+    /// }
+    ///
+    /// IdempotencyLayer::new(MemoryStore::default()).canonical_body(|_parts, body| {
+    ///     // What the handler reads, in the order of the struct; anything else is compared as it is.
+    ///     let pay: Pay = serde_json::from_slice(body).ok()?;
+    ///     serde_json::to_vec(&pay).ok().map(Bytes::from)
+    /// })
+    /// # ;
+    /// ```
+    pub fn canonical_body(
+        self,
+        canonical: impl Fn(&Parts, &Bytes) -> Option<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|config| config.canonical = Some(Arc::new(canonical)))
     }
 
     /// What a request gets whose key is in use. Default: [`InFlight::Conflict`].
@@ -239,16 +325,46 @@ impl<S> Layer<S> for IdempotencyLayer {
     }
 }
 
+impl Config {
+    /// What a key belongs to. Content is never everybody's: two strangers may well mean the same.
+    pub(crate) fn scope_of(&self, by_content: bool) -> &Scope {
+        match &self.scope {
+            Scope::Everyone if by_content => &Scope::User,
+            scope => scope,
+        }
+    }
+
+    /// How a record is held and how it is kept. Of a request without a key, the count of attempts is
+    /// kept for a window after the lease.
+    pub(crate) fn terms_of(&self, by_content: bool) -> (Terms, Terms) {
+        match self.window.filter(|_| by_content) {
+            Some(window) => {
+                let held = Terms { retain: self.terms.lease + window, ..self.terms };
+                (held, Terms { retain: window, ..self.terms })
+            }
+            None => (self.terms, self.terms),
+        }
+    }
+}
+
 impl Scope {
     /// The parts of the record's name that keep one scope's keys from another's. `None` if the
     /// request has no scope.
     pub(crate) fn of(&self, parts: &Parts) -> Option<(&'static str, String)> {
+        let scope = match self {
+            Self::Everyone => Some(String::new()),
+            Self::By(scope) => scope(parts),
+            Self::User => parts.extensions.get::<UserId>().map(|user| user.as_str().to_owned()),
+        };
+        scope.map(|scope| (self.kind(), scope))
+    }
+
+    /// The part that keeps a user from a scope of the same name.
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::Everyone => Some(("everyone", String::new())),
-            Self::By(scope) => scope(parts).map(|scope| ("scope", scope)),
-            Self::User => {
-                parts.extensions.get::<UserId>().map(|user| ("user", user.as_str().to_owned()))
-            }
+            Self::Everyone => "everyone",
+            Self::By(_) => "scope",
+            Self::User => "user",
         }
     }
 }

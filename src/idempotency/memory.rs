@@ -5,14 +5,17 @@ use crate::{
     expiring::{ENTRY_OVERHEAD, Entry, Expiring, WhenFull},
     idempotency::{
         policy::{self, Begin, Record, State},
-        store::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, SMALL_OUTCOME, Terms},
+        store::{
+            Begun, Claim, Completed, Fingerprint, IdempotencyStore, Look, SMALL_OUTCOME, Settled,
+            Terms,
+        },
     },
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
     tasks::Tasks,
 };
 use bytes::Bytes;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Bytes of records that a store holds if nothing else is said.
 pub(crate) const DEFAULT_CAPACITY: usize = 64 << 20;
@@ -145,6 +148,46 @@ impl IdempotencyStore for MemoryStore {
         Some(self.0.context.hints.subscribe(&channel(id)))
     }
 
+    fn look(&self, id: &str, with_outcome: bool) -> StoreFuture<Option<Look>> {
+        StoreFuture::ready(Ok(self.0.records.with(id, |entry| {
+            let now_us = entry.now_us();
+            let left = Duration::from_micros(entry.ttl_us()?);
+            let record = entry.get()?;
+            let outcome = match &record.state {
+                State::Complete { outcome } if with_outcome => Some(outcome.clone()),
+                _ => None,
+            };
+            Some(policy::look(record, left, now_us).outcome(outcome))
+        })))
+    }
+
+    fn forget(&self, id: &str) -> StoreFuture<bool> {
+        let forgotten = self.0.records.with(id, |entry| entry.remove().is_some());
+        if forgotten {
+            self.hint(id);
+        }
+        StoreFuture::ready(Ok(forgotten))
+    }
+
+    fn settle(&self, id: &str, outcome: Bytes, terms: Terms) -> StoreFuture<Settled> {
+        let nobody = Claim::new(id, "");
+        let settled = self.0.records.with(id, |entry| {
+            let now_us = entry.now_us();
+            let record = entry.get().cloned();
+            let settled = policy::settle(record.as_ref(), now_us);
+            if let (Settled::Settled, Some(record)) = (settled, record) {
+                let token = nobody.token().into();
+                let record = Record { token, state: State::Complete { outcome }, ..record };
+                put(entry, &nobody, record, terms.retain_ms())?;
+            }
+            Ok(settled)
+        });
+        if let Ok(Settled::Settled) = settled {
+            self.hint(id);
+        }
+        StoreFuture::ready(settled)
+    }
+
     fn tasks(&self) -> Tasks {
         self.0.context.tasks.clone()
     }
@@ -188,7 +231,6 @@ impl fmt::Debug for MemoryStore {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use std::time::Duration;
 
     const PRINT: Fingerprint = Fingerprint::new([1; 32]);
 

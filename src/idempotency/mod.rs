@@ -5,7 +5,8 @@
 //! 1. A request of another method than POST or PATCH, or without an `Idempotency-Key`, passes through
 //!    untouched; where a key is [required](IdempotencyLayer::require), its lack is 400. The key is a
 //!    String in double quotes (draft-ietf-httpapi-idempotency-key-header-07), at most 255 characters;
-//!    anything else is 400 with a sentence that says what is wrong.
+//!    anything else is 400 with a sentence that says what is wrong. If so wished, a request without a
+//!    key is told by its [content](IdempotencyLayer::dedup_by_content), for some seconds.
 //! 2. The scope of the key is found: the [`UserId`](crate::UserId), unless the layer is told
 //!    [otherwise](IdempotencyLayer::scope). Without one, 403. Equal keys of two users are two keys.
 //! 3. The body is read, at most 1 MiB (413) within 30 s (408). Its hash and that of the method, path,
@@ -114,6 +115,8 @@
 //! (30 s), the store (250 ms to begin and 250 ms to record) and, with [`InFlight::Wait`], the time given
 //! there.
 //!
+//! What an operator does with a request whose outcome is unknown, stands with [`Records`].
+//!
 //! # Defaults
 //!
 //! | setting | default | why |
@@ -122,6 +125,8 @@
 //! | [`methods`](IdempotencyLayer::methods) | POST, PATCH | the others are idempotent by themselves |
 //! | [`require`](IdempotencyLayer::require) | none | a client that sends no key loses nothing it had |
 //! | [`lenient`](IdempotencyLayer::lenient) | off | the draft; a client in error is told how to quote |
+//! | [`dedup_by_content`](IdempotencyLayer::dedup_by_content) | off | two equal requests may both be meant |
+//! | [`canonical_body`](IdempotencyLayer::canonical_body) | the body as sent | a client that retries sends the same bytes |
 //! | [`in_flight`](IdempotencyLayer::in_flight) | [`InFlight::Conflict`] | what the draft names; no request waits unseen |
 //! | [`max_waiters`](IdempotencyLayer::max_waiters) | 1,024 | each holds its body in memory |
 //! | [`lease`](IdempotencyLayer::lease) | 30 s | survives a pause or a failover of the store; what a crash costs is bearable |
@@ -152,6 +157,7 @@ mod layer;
 mod memory;
 mod outcome;
 mod policy;
+mod records;
 #[cfg(feature = "redis")]
 mod redis;
 mod rejection;
@@ -173,7 +179,11 @@ pub use crate::idempotency::{
     layer::{IdempotencyLayer, InFlight},
     memory::MemoryStore,
     outcome::Outcome,
+    records::{Recorded, Records},
     rejection::Rejection,
     service::Idempotency,
-    store::{Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, SMALL_OUTCOME, Terms},
+    store::{
+        Begun, Claim, Completed, Fingerprint, IdempotencyStore, Look, Orphan, SMALL_OUTCOME,
+        Settled, Standing, Terms,
+    },
 };

@@ -1,6 +1,8 @@
 //! What a record says to each step. No I/O and no clock: the scripts are the same rules in Lua.
 
-use crate::idempotency::store::{Begun, Claim, Completed, Fingerprint, Orphan};
+use crate::idempotency::store::{
+    Begun, Claim, Completed, Fingerprint, Look, Orphan, Settled, Standing,
+};
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 
@@ -86,6 +88,30 @@ pub(crate) fn complete(record: Option<&Record>, claim: &Claim) -> Completed {
     }
 }
 
+/// What an operator is shown of a record that is kept for `left` yet, without its outcome. A fence is
+/// the time of its attempt, or a little more.
+pub(crate) fn look(record: &Record, left: Duration, now_us: u64) -> Look {
+    let state = match record.state {
+        State::Complete { .. } => Standing::Complete,
+        State::Pending { deadline_us } if deadline_us > now_us => {
+            Standing::Running { left: Duration::from_micros(deadline_us - now_us) }
+        }
+        State::Pending { .. } => Standing::Orphan,
+    };
+    let age = Duration::from_micros(now_us.saturating_sub(record.fence));
+    Look::new(state, record.fence, record.attempts, age, left)
+}
+
+/// What a `settle` comes to.
+pub(crate) fn settle(record: Option<&Record>, now_us: u64) -> Settled {
+    match record.map(|record| look(record, Duration::ZERO, now_us).state) {
+        None => Settled::Absent,
+        Some(Standing::Complete) => Settled::Complete,
+        Some(Standing::Running { left }) => Settled::Running { left },
+        Some(Standing::Orphan) => Settled::Settled,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +185,23 @@ mod tests {
         assert_eq!(complete(Some(&complete_one), &holder), Completed::Already);
         assert_eq!(complete(Some(&complete_one), &other), Completed::Lost);
         assert_eq!(complete(None, &holder), Completed::Lost);
+    }
+
+    #[test]
+    fn only_a_record_past_its_deadline_is_an_orphan_that_can_be_settled() {
+        let pending = record(State::Pending { deadline_us: 100 });
+        let left = Duration::from_micros(1);
+        assert_eq!(settle(Some(&pending), 99), Settled::Running { left });
+        assert_eq!(settle(Some(&pending), 100), Settled::Settled);
+        let complete_one = record(State::Complete { outcome: Bytes::new() });
+        assert_eq!(settle(Some(&complete_one), 1_000), Settled::Complete);
+        assert_eq!(settle(None, 0), Settled::Absent);
+    }
+
+    #[test]
+    fn the_age_of_an_attempt_is_told_from_its_fence() {
+        let held = record(State::Pending { deadline_us: 100 });
+        assert_eq!(look(&held, Duration::ZERO, 20).age, Duration::from_micros(13));
+        assert_eq!(look(&held, Duration::ZERO, 5).age, Duration::ZERO, "a clock went back");
     }
 }

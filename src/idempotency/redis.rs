@@ -3,7 +3,8 @@
 use crate::{
     connection::{Call, Connection, RedisContext, Script, parse},
     idempotency::store::{
-        Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, Terms, unknown_version,
+        Begun, Claim, Completed, Fingerprint, IdempotencyStore, Look, Orphan, Settled, Standing,
+        Terms, unknown_version,
     },
     pubsub::Subscription,
     store::{StoreError, StoreFuture},
@@ -27,8 +28,19 @@ static COMPLETE: Script = Script::new(include_str!("complete.lua")).named("idemp
 
 static ABANDON: Script = Script::new(include_str!("abandon.lua")).named("idempotency abandon");
 
+static LOOK: Script =
+    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("look.lua")))
+        .named("idempotency look");
+
+static FORGET: Script = Script::new(include_str!("forget.lua")).named("idempotency forget");
+
+static SETTLE: Script =
+    Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("settle.lua")))
+        .named("idempotency settle");
+
 /// What a slow log is searched for.
-pub(crate) static SCRIPTS: &[&Script] = &[&BEGIN, &RENEW, &COMPLETE, &ABANDON];
+pub(crate) static SCRIPTS: &[&Script] =
+    &[&BEGIN, &RENEW, &COMPLETE, &ABANDON, &LOOK, &FORGET, &SETTLE];
 
 /// Idempotency records in Redis or Valkey, shared by every server of a fleet.
 ///
@@ -59,8 +71,8 @@ impl RedisStore {
         Self { redis }
     }
 
-    fn record(&self, claim: &Claim) -> String {
-        self.redis.keys.tagged(KIND, claim.id(), "")
+    fn record(&self, id: &str) -> String {
+        self.redis.keys.tagged(KIND, id, "")
     }
 
     fn fence(&self, claim: &Claim) -> String {
@@ -88,7 +100,7 @@ impl IdempotencyStore for RedisStore {
             Orphan::Reject => "reject",
         };
         let call = BEGIN
-            .keys([self.record(claim), self.fence(claim)])
+            .keys([self.record(claim.id()), self.fence(claim)])
             .arg(claim.token())
             .arg(fingerprint.as_bytes())
             .arg(terms.lease_us())
@@ -100,7 +112,7 @@ impl IdempotencyStore for RedisStore {
 
     fn renew(&self, claim: &Claim, terms: Terms) -> StoreFuture<bool> {
         let call = RENEW
-            .keys([self.record(claim)])
+            .keys([self.record(claim.id())])
             .arg(claim.token())
             .arg(terms.lease_us())
             .arg(terms.pending_ms())
@@ -110,7 +122,7 @@ impl IdempotencyStore for RedisStore {
 
     fn complete(&self, claim: &Claim, outcome: Bytes, terms: Terms) -> StoreFuture<Completed> {
         let call = COMPLETE
-            .keys([self.record(claim)])
+            .keys([self.record(claim.id())])
             .arg(claim.token())
             .arg(&outcome[..])
             .arg(terms.retain_ms())
@@ -124,13 +136,35 @@ impl IdempotencyStore for RedisStore {
     }
 
     fn abandon(&self, claim: &Claim) -> StoreFuture<bool> {
-        let call =
-            ABANDON.keys([self.record(claim)]).arg(claim.token()).arg(self.channel(claim.id()));
+        let call = ABANDON
+            .keys([self.record(claim.id())])
+            .arg(claim.token())
+            .arg(self.channel(claim.id()));
         self.run(call, Ok)
     }
 
     fn watch(&self, id: &str) -> Option<Subscription> {
         Some(self.redis.context.hints.subscribe(&self.channel(id)))
+    }
+
+    fn look(&self, id: &str, with_outcome: bool) -> StoreFuture<Option<Look>> {
+        let with_outcome = if with_outcome { "1" } else { "" };
+        let call = LOOK.keys([self.record(id)]).arg(with_outcome).arg(self.redis.now_us());
+        self.run(call, move |answer| look(answer, !with_outcome.is_empty()))
+    }
+
+    fn forget(&self, id: &str) -> StoreFuture<bool> {
+        self.run(FORGET.keys([self.record(id)]).arg(self.channel(id)), Ok)
+    }
+
+    fn settle(&self, id: &str, outcome: Bytes, terms: Terms) -> StoreFuture<Settled> {
+        let call = SETTLE
+            .keys([self.record(id)])
+            .arg(&outcome[..])
+            .arg(terms.retain_ms())
+            .arg(self.channel(id))
+            .arg(self.redis.now_us());
+        self.run(call, settled)
     }
 
     fn tasks(&self) -> Tasks {
@@ -139,7 +173,7 @@ impl IdempotencyStore for RedisStore {
 }
 
 fn begun(mut answer: Vec<Vec<u8>>) -> Result<Begun, StoreError> {
-    let Some((verdict, rest)) = answer.split_first_mut() else { return Err(unexpected(b"")) };
+    let Some((verdict, rest)) = answer.split_first_mut() else { return Err(not_ours(&answer)) };
     match (&verdict[..], rest) {
         (b"acquired", [fence, attempts]) => {
             Ok(Begun::Acquired { fence: number(fence)?, attempts: number(attempts)? })
@@ -148,8 +182,47 @@ fn begun(mut answer: Vec<Vec<u8>>) -> Result<Begun, StoreError> {
         (b"busy", [left_us]) => Ok(Begun::Busy { left: Duration::from_micros(number(left_us)?) }),
         (b"mismatch", []) => Ok(Begun::Mismatch),
         (b"orphan", [attempts]) => Ok(Begun::Orphan { attempts: number(attempts)? }),
-        (b"version", [found]) => Err(unknown_version(&String::from_utf8_lossy(found))),
-        _ => Err(unexpected(verdict)),
+        _ => Err(not_ours(&answer)),
+    }
+}
+
+fn look(answer: Vec<Vec<u8>>, with_outcome: bool) -> Result<Option<Look>, StoreError> {
+    let [state, fence, attempts, lease, age, left, outcome] = match <[_; 7]>::try_from(answer) {
+        Ok(parts) => parts,
+        Err(parts) if parts.is_empty() => return Ok(None),
+        Err(parts) => return Err(not_ours(&parts)),
+    };
+    let us = |text: &[u8]| Ok::<_, StoreError>(Duration::from_micros(number(text)?));
+    let state = match &state[..] {
+        b"C" => Standing::Complete,
+        b"P" if &lease[..] == b"0" => Standing::Orphan,
+        b"P" => Standing::Running { left: us(&lease)? },
+        other => return Err(unexpected(other)),
+    };
+    let left = Duration::from_millis(number(&left)?);
+    let outcome = (with_outcome && state == Standing::Complete).then(|| outcome.into());
+    let look = Look::new(state, number(&fence)?, number(&attempts)?, us(&age)?, left);
+    Ok(Some(look.outcome(outcome)))
+}
+
+fn settled(answer: Vec<Vec<u8>>) -> Result<Settled, StoreError> {
+    match answer.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
+        [b"settled"] => Ok(Settled::Settled),
+        [b"running", left] => Ok(Settled::Running { left: Duration::from_micros(number(left)?) }),
+        [b"complete"] => Ok(Settled::Complete),
+        [b"absent"] => Ok(Settled::Absent),
+        _ => Err(not_ours(&answer)),
+    }
+}
+
+/// An answer that only tells the version of a record, or none of a script's.
+fn not_ours(answer: &[Vec<u8>]) -> StoreError {
+    match answer {
+        [verdict, found] if verdict == b"version" => {
+            unknown_version(&String::from_utf8_lossy(found))
+        }
+        [verdict, ..] => unexpected(verdict),
+        [] => unexpected(b""),
     }
 }
 

@@ -114,7 +114,7 @@ impl Problem for Rejection {
         match self {
             Self::KeyMissing => "Idempotency-Key is missing",
             Self::KeyMalformed(_) => "Idempotency-Key is malformed",
-            Self::ScopeMissing => "Idempotency-Key needs an identified caller",
+            Self::ScopeMissing => "The request needs an identified caller",
             Self::Mismatch => "Idempotency-Key was used for another request",
             Self::InFlight { .. } => "The request is being handled",
             Self::Orphan { .. } => "The outcome of the request is unknown",
@@ -139,39 +139,38 @@ impl fmt::Display for Rejection {
             ),
             Self::KeyMalformed(error) => error.fmt(f),
             Self::ScopeMissing => {
-                f.write_str("an Idempotency-Key is accepted only from an identified caller")
+                f.write_str("what is to be handled once is accepted only from an identified caller")
             }
             Self::BodyBroken => f.write_str("the request's body could not be read to its end"),
             Self::BodyTimeout => f.write_str("the request's body did not arrive in time"),
             Self::BodyTooLarge { limit } => write!(
                 f,
-                "the body of a request with an Idempotency-Key may have at most {limit} bytes"
+                "the body of a request that is handled once may have at most {limit} bytes"
             ),
             Self::Mismatch => f.write_str(
                 "this Idempotency-Key was used before for a request with another method, path, \
                  content type or body; use a new key for a new request",
             ),
             Self::InFlight { .. } => f.write_str(
-                "a request with this Idempotency-Key is being handled; retry with the same key to \
-                 get its answer",
+                "the same request is being handled; retry, with the same Idempotency-Key if it has \
+                 one, to get its answer",
             ),
             Self::Orphan { .. } => f.write_str(
-                "a request with this Idempotency-Key was begun and its outcome is unknown; it is \
-                 not run again",
+                "the same request was begun and its outcome is unknown; it is not run again",
             ),
             Self::Tombstone { status } => write!(
                 f,
-                "the request with this Idempotency-Key was handled with status {}; its answer is \
-                 not available any more and it is not run again",
+                "the same request was handled with status {}; its answer is not available any more \
+                 and it is not run again",
                 status.as_u16()
             ),
             Self::Unreadable => f.write_str(
-                "the outcome recorded for this Idempotency-Key was written by another version of \
-                 the server and cannot be read; it is not run again",
+                "the outcome recorded for this request was written by another version of the server \
+                 and cannot be read; it is not run again",
             ),
             Self::Unavailable => f.write_str(
-                "requests with an Idempotency-Key cannot be handled at the moment; this one was \
-                 not, and can be retried with the same key",
+                "requests that are handled once cannot be taken at the moment; this one was not, \
+                 and can be retried with the same Idempotency-Key",
             ),
             Self::TimeLimit { limit } => write!(
                 f,

@@ -8,7 +8,7 @@ use crate::{
         layer::Config,
         outcome::Outcome,
         rejection::Rejection,
-        store::{Claim, Completed, SMALL_OUTCOME},
+        store::{Claim, Completed, SMALL_OUTCOME, Terms},
         stored::Stored,
     },
     lease::Lease,
@@ -22,7 +22,7 @@ use http::{
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     response::Parts,
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use std::{future::poll_fn, sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 use tower::Service;
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) claim: Claim,
     pub(crate) lease: Lease,
     pub(crate) handle: Idempotent,
+    /// How the outcome is kept.
+    pub(crate) terms: Terms,
 }
 
 /// What a handler made: the answer, and what to record of it (`None`: nothing, it may run again).
@@ -132,12 +134,12 @@ impl Run {
     ) {
         // A renewal that arrives after the outcome would be refused and taken for a loss.
         self.lease.stop_renewal().await;
-        let Config { store, terms, stored_limit, .. } = &*self.config;
+        let Config { store, stored_limit, .. } = &*self.config;
         let mut outcome = record.encode(*stored_limit);
         let mut unsent = Some((head, response));
         let mut pause = FIRST_PAUSE;
         loop {
-            match store.complete(&self.claim, outcome.clone(), *terms).await {
+            match store.complete(&self.claim, outcome.clone(), self.terms).await {
                 Ok(Completed::Lost) => {
                     telemetry::count(IDEMPOTENCY_TOTAL, "lost");
                     break;
@@ -214,12 +216,12 @@ async fn read<R: Body<Data = Bytes>>(
             }
             Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
             Err(error) => {
-                let body = broken(chunks, length, error, hint).await;
+                let body = ResponseBody::broken(chunks, length, error, hint).await;
                 return Err(Response::from_parts(head, body));
             }
         }
     }
-    let data = joined(chunks, length);
+    let data = ResponseBody::<R>::joined(chunks, length);
     if announced(&head).is_some_and(|announced| announced > length as u64) {
         // It was cut. A replay would pass it off as a whole one.
         return Err(Response::from_parts(head, ResponseBody::buffered(data, trailers)));
@@ -232,32 +234,6 @@ async fn read<R: Body<Data = Bytes>>(
 /// The length that the head announces, if it does.
 fn announced(head: &Parts) -> Option<u64> {
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// A body that breaks where the handler's broke.
-async fn broken<R: Body<Data = Bytes>>(
-    chunks: Vec<Bytes>,
-    length: usize,
-    error: R::Error,
-    hint: SizeHint,
-) -> ResponseBody<R> {
-    // Room for every chunk and the error, so that nothing here waits for the client.
-    let (sender, body) = ResponseBody::piped(length + 1, hint);
-    for chunk in chunks {
-        sender.send(Ok(Frame::data(chunk))).await;
-    }
-    sender.send(Err(error)).await;
-    body
-}
-
-/// The whole body. One chunk is not copied.
-fn joined(mut chunks: Vec<Bytes>, length: usize) -> Bytes {
-    if chunks.len() <= 1 {
-        return chunks.pop().unwrap_or_default();
-    }
-    let mut whole = Vec::with_capacity(length);
-    chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-    whole.into()
 }
 
 /// Whether the answer is a stream of events, which has to be passed on as it comes.

@@ -3,7 +3,11 @@
 use crate::{
     body::{RequestBody, ResponseBody},
     idempotency::{
-        admit::admit, future::ResponseFuture, handle::Unkeyed, header, layer::Config,
+        admit::{Key, admit},
+        future::ResponseFuture,
+        handle::Unkeyed,
+        header,
+        layer::Config,
         rejection::Rejection,
     },
 };
@@ -30,15 +34,16 @@ impl<S> Idempotency<S> {
         Self { inner, config }
     }
 
-    /// The key of a request that is to be guarded; `None` if it passes through.
-    fn key_of<Q>(&self, request: &Request<Q>) -> Result<Option<String>, Rejection> {
+    /// What tells a request that is to be guarded; `None` if it passes through.
+    fn key_of<Q>(&self, request: &Request<Q>) -> Result<Option<Key>, Rejection> {
         let required = self.config.required.contains(request.method());
         if !required && !self.config.methods.contains(request.method()) {
             return Ok(None);
         }
         match header::key(request.headers(), self.config.lenient)? {
+            Some(key) => Ok(Some(Key::Sent(key))),
             None if required => Err(Rejection::KeyMissing),
-            key => Ok(key),
+            None => Ok(self.config.window.map(|_| Key::Content)),
         }
     }
 }

@@ -65,6 +65,37 @@ pub trait IdempotencyStore: Send + Sync + 'static {
         None
     }
 
+    /// What is known of a record, for an operator; with the outcome only if it is asked for. `None`
+    /// if there is none. Changes nothing. Default: an error, [`StoreError::is_refused`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::is_corrupt`] if the record was written by another version of the crate.
+    fn look(&self, id: &str, with_outcome: bool) -> StoreFuture<Option<Look>> {
+        let _ = (id, with_outcome);
+        StoreFuture::ready(Err(no_administration()))
+    }
+
+    /// Removes a record in whatever state, but not the memory of its last fence, and sends a hint.
+    /// `false` if there is none. Default: an error, [`StoreError::is_refused`].
+    fn forget(&self, id: &str) -> StoreFuture<bool> {
+        let _ = id;
+        StoreFuture::ready(Err(no_administration()))
+    }
+
+    /// Records the outcome of a run that vanished, for [`Terms::retain`] from now, and sends a hint. A
+    /// record that is held, complete or absent is left as it is. If the holder was only paused, its
+    /// `complete` is [`Completed::Lost`]. Default: an error, [`StoreError::is_refused`].
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](IdempotencyStore::complete), and [`StoreError::is_corrupt`] as
+    /// [`look`](IdempotencyStore::look).
+    fn settle(&self, id: &str, outcome: Bytes, terms: Terms) -> StoreFuture<Settled> {
+        let _ = (id, outcome, terms);
+        StoreFuture::ready(Err(no_administration()))
+    }
+
     /// The tasks to run handlers in. Default: tasks that nobody waits for at a shutdown.
     fn tasks(&self) -> Tasks {
         Tasks::default()
@@ -90,6 +121,18 @@ impl<T: IdempotencyStore + ?Sized> IdempotencyStore for Arc<T> {
 
     fn watch(&self, id: &str) -> Option<Subscription> {
         (**self).watch(id)
+    }
+
+    fn look(&self, id: &str, with_outcome: bool) -> StoreFuture<Option<Look>> {
+        (**self).look(id, with_outcome)
+    }
+
+    fn forget(&self, id: &str) -> StoreFuture<bool> {
+        (**self).forget(id)
+    }
+
+    fn settle(&self, id: &str, outcome: Bytes, terms: Terms) -> StoreFuture<Settled> {
+        (**self).settle(id, outcome, terms)
     }
 
     fn tasks(&self) -> Tasks {
@@ -247,6 +290,77 @@ pub enum Completed {
     Already,
     /// The claim does not hold the record any more; nothing was changed.
     Lost,
+}
+
+/// What an operator may know of a record: neither the token, with which it could be taken over, nor,
+/// unless it is asked for, what was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Look {
+    /// Where it stands.
+    pub state: Standing,
+    /// The fence of the last attempt.
+    pub fence: u64,
+    /// How many attempts there were, the last one included.
+    pub attempts: u32,
+    /// How long ago the last attempt began, in whole microseconds. It is told from the fence, so it is
+    /// too low, by as much, after a clock that went back.
+    pub age: Duration,
+    /// How long the record is kept yet.
+    pub left: Duration,
+    /// What was recorded, in the stored form of whoever recorded it.
+    pub outcome: Option<Bytes>,
+}
+
+impl Look {
+    /// Without an outcome; for a store of your own.
+    #[must_use]
+    pub fn new(state: Standing, fence: u64, attempts: u32, age: Duration, left: Duration) -> Self {
+        Self { state, fence, attempts, age, left, outcome: None }
+    }
+
+    /// The same with an outcome.
+    #[must_use]
+    pub fn outcome(mut self, outcome: Option<Bytes>) -> Self {
+        self.outcome = outcome;
+        self
+    }
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// A handler holds it.
+    Running {
+        /// How long its lease lasts if it is not renewed.
+        left: Duration,
+    },
+    /// Its handler vanished, and whether it had its effect is unknown.
+    Orphan,
+    /// It has an outcome.
+    Complete,
+}
+
+/// The answer to [`IdempotencyStore::settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settled {
+    /// The outcome is recorded.
+    Settled,
+    /// A handler holds the record; nothing was changed.
+    Running {
+        /// How long its lease lasts if it is not renewed.
+        left: Duration,
+    },
+    /// It has an outcome already, which stays.
+    Complete,
+    /// There is no record.
+    Absent,
+}
+
+fn no_administration() -> StoreError {
+    StoreError::refused("this store of idempotency records has no verbs for operators")
 }
 
 /// A record that this version of the crate did not write.

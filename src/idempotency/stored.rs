@@ -7,14 +7,13 @@
 
 use crate::{
     body::ResponseBody,
+    fleeting::lasting,
     idempotency::store::SMALL_OUTCOME,
     snapshot::{Snapshot, put_headers, take_headers},
     store::StoreError,
 };
 use bytes::{Buf, BufMut, Bytes};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONNECTION, response::Parts,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response::Parts};
 use http_body::Body;
 
 /// The response header of an answer that was given before.
@@ -64,9 +63,19 @@ impl Stored {
     pub(crate) fn encode(&self, limit: usize) -> Bytes {
         match self {
             Self::Tombstone { status } => tombstone(*status),
-            Self::Response { snapshot, trailers } => response(snapshot, trailers)
-                .filter(|blob| blob.len() <= limit)
-                .unwrap_or_else(|| tombstone(snapshot.status)),
+            Self::Response { snapshot, .. } => {
+                self.encode_whole(limit).unwrap_or_else(|| tombstone(snapshot.status))
+            }
+        }
+    }
+
+    /// The same, or `None` if it were larger.
+    pub(crate) fn encode_whole(&self, limit: usize) -> Option<Bytes> {
+        match self {
+            Self::Tombstone { status } => Some(tombstone(*status)),
+            Self::Response { snapshot, trailers } => {
+                response(snapshot, trailers).filter(|blob| blob.len() <= limit)
+            }
         }
     }
 
@@ -118,60 +127,6 @@ fn tombstone(status: StatusCode) -> Bytes {
     blob.put_u16(status.as_u16());
     blob.into()
 }
-
-/// The headers of an answer that hold for a later asker too.
-fn lasting(headers: &HeaderMap) -> HeaderMap {
-    let nominated: Vec<String> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
-    let lasts = |name: &HeaderName| {
-        let name = name.as_str();
-        !FLEETING.contains(&name)
-            && !FLEETING_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            && !nominated.iter().any(|nominated| nominated == name)
-    };
-    let kept = headers.iter().filter(|(name, _)| lasts(name));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-const FLEETING: &[&str] = &[
-    // Credentials and challenges: they were the first asker's.
-    "set-cookie",
-    "www-authenticate",
-    "proxy-authenticate",
-    "authentication-info",
-    "proxy-authentication-info",
-    // The moment.
-    "date",
-    "age",
-    "server-timing",
-    // The connection (RFC 9110, section 7.6.1). Whoever sends the replay counts its length.
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "content-length",
-    // The trace of the first request.
-    "traceparent",
-    "tracestate",
-    "traceresponse",
-    "baggage",
-    "b3",
-    "x-request-id",
-    "x-correlation-id",
-    "x-trace-id",
-    "x-amzn-trace-id",
-    "x-cloud-trace-context",
-    "idempotent-replayed",
-];
-
-const FLEETING_PREFIXES: &[&str] = &["ratelimit", "x-ratelimit", "x-rate-limit", "x-b3-"];
 
 #[cfg(test)]
 mod tests {

@@ -83,6 +83,7 @@ const IDEMPOTENCY: &[(&str, On, &[&str])] = &[
     ("HMGET", On::Key, &["f"]),
     ("HSET", On::Key, &["f", "v"]),
     ("PEXPIRE", On::Key, &["1"]),
+    ("PTTL", On::Key, &[]),
     ("SET", On::Key, &["v"]),
     ("PUBLISH", On::Channel, &["m"]),
     ("SUBSCRIBE", On::Channel, &[]),
