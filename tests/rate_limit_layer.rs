@@ -357,6 +357,23 @@ async fn nothing_is_given_back_twice_or_of_what_others_were_charged(harness: Har
 }
 
 #[tokio::test]
+async fn a_layer_without_a_deadline_waits_for_the_quota_and_does_not_panic() {
+    let slow = |_| async {
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(Some(Quota::per_hour(2)))
+    };
+    let policy = Policy::gcra("p", Quota::per_hour(1)).key(by::everyone());
+    let policy = policy.quota_lookup(|_| Some("id".into()), slow, PATIENT);
+    let limit = RateLimitLayer::new(Backend::memory(), policy).deadline(Duration::MAX);
+    let service = limit.layer(hello());
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(status(&service, "ann").await);
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
+#[tokio::test]
 async fn the_lists_let_through_and_deny_without_asking_the_store() {
     let redis = RedisServer::start();
     let proxy = FaultProxy::start(redis.port());

@@ -84,11 +84,11 @@ impl Asked {
         if pending.is_empty() {
             return None;
         }
-        let deadline = Instant::now() + config.deadline;
+        let (started, deadline) = (Instant::now(), config.deadline);
         Some(Box::pin(async move {
             let mut found = Vec::with_capacity(pending.len());
             for (at, one) in pending {
-                found.push((at, one.until(deadline).await));
+                found.push((at, one.within(deadline.saturating_sub(started.elapsed())).await));
             }
             found
         }))
