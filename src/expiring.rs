@@ -392,7 +392,15 @@ impl<V> Entry<'_, V> {
         weight: usize,
     ) -> Result<(), StoreError> {
         let weight = weight.max(1);
-        let old = self.shard.find(self.key).map_or(0, |at| self.shard.slots[at].weight);
+        // One that has expired goes now: a sweep for room would give back its weight a second time.
+        let old = match self.shard.find(self.key) {
+            Some(at) if self.shard.slots[at].expires_us <= self.now_us => {
+                self.map.shared.drop_at(self.shard, at);
+                0
+            }
+            Some(at) => self.shard.slots[at].weight,
+            None => 0,
+        };
         let more = weight.saturating_sub(old);
         if more > 0 && !self.make_room(more) {
             return Err(self.map.shared.full());
@@ -519,6 +527,25 @@ mod tests {
         put(&map, &keys[3], 6, 40).unwrap();
         let held: Vec<bool> = keys.iter().map(|key| get(&map, key).is_some()).collect();
         assert_eq!(held, [true, true, false, true]);
+    }
+
+    #[test]
+    fn an_expired_entry_that_is_replaced_by_a_heavier_one_in_a_full_map_weighs_nothing_twice() {
+        let (clock, map) = map(100, WhenFull::Refuse { what: "entry" });
+        let keys = keys_of_one_shard(&map, 60);
+        let put = |key: &str, ttl_us: u64, weight: usize| {
+            map.with(key, |entry| entry.insert(1, entry.now_us() + ttl_us, weight))
+        };
+        for key in &keys[..59] {
+            put(key, u64::MAX / 2, 1).unwrap();
+        }
+        put(&keys[59], 1, 41).unwrap();
+        clock.advance(Duration::from_secs(2));
+        // The visit itself sweeps no further than two of those that are not gone.
+        map.lock(0).cursor = 0;
+        assert!(put(&keys[59], 1_000, 42).unwrap_err().is_full());
+        put(&keys[59], 1_000, 41).unwrap();
+        assert_eq!(map.shared.weight.load(Relaxed), 100);
     }
 
     #[test]

@@ -44,6 +44,7 @@ on_every_backend! {
     a_ban_is_told_as_abnormal_usage_until_it_is_lifted,
     a_shadow_policy_lets_everything_pass_and_is_in_no_header,
     a_handler_charges_and_refunds_what_only_it_knows,
+    nothing_is_given_back_twice_or_of_what_others_were_charged,
 }
 
 /// The test asks what is decided, not how fast.
@@ -331,6 +332,45 @@ async fn a_handler_charges_and_refunds_what_only_it_knows(harness: Harness) {
     }));
     assert_eq!(status(&service, "ann").await, 200);
     assert_eq!(limit.peek("tokens", ["ann"]).await.unwrap().remaining, 60);
+}
+
+async fn nothing_is_given_back_twice_or_of_what_others_were_charged(harness: Harness) {
+    for policy in [
+        Policy::gcra("tokens", Quota::per_day(100)),
+        Policy::fixed_window("tokens", Quota::per_day(100)),
+    ] {
+        let policy = policy.count_if(|response| response.status == StatusCode::UNAUTHORIZED);
+        let limit = layer(&harness, policy).cost(|_| 2);
+        let counts = limit.clone().layer(answering(async |_, _| StatusCode::UNAUTHORIZED));
+        for _ in 0..10 {
+            assert_eq!(status(&counts, "ann").await, 401);
+        }
+        let refunding = limit.clone().layer(answering(async |_, status: RateLimitStatus| {
+            for (cost, left) in [(1, 79), (50, 80), (1, 80)] {
+                assert_eq!(status.refund("tokens", cost).await.unwrap().remaining, left);
+            }
+            StatusCode::OK
+        }));
+        assert_eq!(status(&refunding, "ann").await, 200);
+        assert_eq!(limit.peek("tokens", ["ann"]).await.unwrap().remaining, 80);
+    }
+}
+
+#[tokio::test]
+async fn a_layer_without_a_deadline_waits_for_the_quota_and_does_not_panic() {
+    let slow = |_| async {
+        tokio::task::yield_now().await;
+        Ok::<_, Infallible>(Some(Quota::per_hour(2)))
+    };
+    let policy = Policy::gcra("p", Quota::per_hour(1)).key(by::everyone());
+    let policy = policy.quota_lookup(|_| Some("id".into()), slow, PATIENT);
+    let limit = RateLimitLayer::new(Backend::memory(), policy).deadline(Duration::MAX);
+    let service = limit.layer(hello());
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(status(&service, "ann").await);
+    }
+    assert_eq!(statuses, [200, 200, 429]);
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ on_every_backend! {
     this_process_spends_nothing_of_what_it_bans_or_resets_and_nothing_by_an_older_quota,
     with_a_policy_that_has_to_be_asked_all_are_asked_in_one_step,
     a_denial_by_one_policy_leaves_the_units_of_another_where_they_are,
+    units_under_a_quota_that_was_changed_go_back_at_once,
+    what_is_banned_for_its_denials_spends_nothing_that_is_held_here,
 }
 
 /// The test asks what is decided, not how fast.
@@ -46,14 +48,22 @@ fn layer(backend: Backend, policies: impl IntoIterator<Item = Policy>) -> RateLi
 
 /// The status and the header of a request for `key` to a service of the layer.
 async fn ask(layer: &RateLimitLayer, key: &str) -> (u16, String) {
+    send(layer, Request::builder().header("x-key", key).body(String::new()).unwrap()).await
+}
+
+async fn send(layer: &RateLimitLayer, request: Request<String>) -> (u16, String) {
     let inner = service_fn(async |_: Request<String>| {
         Ok::<_, Infallible>(Response::new(String::from("hello")))
     });
     let mut service = layer.layer(inner);
-    let request = Request::builder().header("x-key", key).body(String::new()).unwrap();
     let Ok(response) = service.ready().await.unwrap().call(request).await;
     let header = response.headers().get("ratelimit").map_or("", |value| value.to_str().unwrap());
     (response.status().as_u16(), header.to_owned())
+}
+
+/// A request for `k` with another header.
+fn with(name: &str, value: &str) -> Request<String> {
+    Request::builder().header("x-key", "k").header(name, value).body(String::new()).unwrap()
 }
 
 async fn passes(layer: &RateLimitLayer, key: &str) -> bool {
@@ -185,15 +195,7 @@ async fn this_process_spends_nothing_of_what_it_bans_or_resets_and_nothing_by_an
     assert!(passes(&limit, "k").await);
     assert_eq!(left(&limit, "p", "k").await, 90, "ten were taken anew");
 
-    let mut low = Request::builder().header("x-key", "k").header("x-low", "1");
-    let request = low.headers_mut().map(std::mem::take).unwrap();
-    let mut lowered = Request::new(String::new());
-    *lowered.headers_mut() = request;
-    let inner = service_fn(async |_: Request<String>| {
-        Ok::<_, Infallible>(Response::new(String::from("hello")))
-    });
-    let Ok(response) = limit.layer(inner).oneshot(lowered).await;
-    assert_eq!(response.status(), 429, "ten are more than two");
+    assert_eq!(send(&limit, with("x-low", "1")).await.0, 429, "ten are more than two");
 }
 
 async fn with_a_policy_that_has_to_be_asked_all_are_asked_in_one_step(harness: Harness) {
@@ -227,6 +229,32 @@ async fn a_denial_by_one_policy_leaves_the_units_of_another_where_they_are(harne
     let (status, header) = ask(&limit, "k").await;
     assert_eq!(status, 200);
     assert!(header.contains("\"p\";r=87"), "{header}");
+}
+
+async fn units_under_a_quota_that_was_changed_go_back_at_once(harness: Harness) {
+    let quota = |request: &http::request::Parts| {
+        request.headers.contains_key("x-low").then(|| Quota::per_day(90))
+    };
+    let policy = window(100).quota_with(quota).local_lease(10, MINUTE);
+    let limit = layer(harness.backend.clone(), [policy]);
+    for _ in 0..6 {
+        assert!(passes(&limit, "k").await);
+        assert_eq!(send(&limit, with("x-low", "1")).await.0, 200);
+    }
+    // Twelve were spent, and nine of one quota are held.
+    until_left(&limit, "p", 79).await;
+}
+
+async fn what_is_banned_for_its_denials_spends_nothing_that_is_held_here(harness: Harness) {
+    let cost = |request: &http::request::Parts| {
+        request.headers.get("x-cost").map_or(1, |cost| cost.to_str().unwrap().parse().unwrap())
+    };
+    let policy = window(10).local_lease(5, MINUTE).ban_after(1, MINUTE, MINUTE);
+    let limit = layer(harness.backend.clone(), [policy]).cost(cost);
+    assert!(passes(&limit, "k").await);
+    assert_eq!(left(&limit, "p", "k").await, 5);
+    assert_eq!(send(&limit, with("x-cost", "8")).await.0, 429);
+    assert!(!passes(&limit, "k").await, "four are held");
 }
 
 #[tokio::test]

@@ -11,7 +11,14 @@ use crate::rate_limit::{
 };
 use http::{request, response};
 use smallvec::SmallVec;
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
 use tokio::time::Instant;
 
 /// The quotas that are found, each with the place of its charge.
@@ -77,11 +84,11 @@ impl Asked {
         if pending.is_empty() {
             return None;
         }
-        let deadline = Instant::now() + config.deadline;
+        let (started, deadline) = (Instant::now(), config.deadline);
         Some(Box::pin(async move {
             let mut found = Vec::with_capacity(pending.len());
             for (at, one) in pending {
-                found.push((at, one.until(deadline).await));
+                found.push((at, one.within(deadline.saturating_sub(started.elapsed())).await));
             }
             found
         }))
@@ -115,14 +122,54 @@ impl Asked {
 }
 
 /// What one layer decided on a request.
-#[derive(Clone)]
 pub(crate) struct Decided {
     pub(crate) config: Arc<Config>,
     pub(crate) asked: Asked,
     pub(crate) verdict: Verdict,
+    /// What was charged for this request of each and has not been given back, so that nothing is given
+    /// back twice, or of what others were charged.
+    charged: SmallVec<[AtomicU64; 2]>,
 }
 
 impl Decided {
+    pub(crate) fn new(config: Arc<Config>, asked: Asked, verdict: Verdict) -> Self {
+        let both = asked.charges.iter().zip(verdict.outcomes());
+        let charged = |(charge, outcome): (&Charge, &Outcome)| match outcome.receipt {
+            0 => AtomicU64::new(0),
+            _ => AtomicU64::new(charge.cost),
+        };
+        let charged = both.map(charged).collect();
+        Self { config, asked, verdict, charged }
+    }
+
+    /// The place of the policy of that name, if it applied to the request and the store was asked.
+    pub(crate) fn place_of(&self, policy: &str) -> Option<usize> {
+        let at = self.asked.policies(&self.config).position(|other| other.name() == policy)?;
+        self.verdict.outcomes().get(at).filter(|outcome| outcome.asked).map(|_| at)
+    }
+
+    /// The charge at that place, for `cost` more or less of it.
+    pub(crate) fn charge_of(&self, at: usize, cost: u64) -> Charge {
+        let receipt = self.verdict.outcomes()[at].receipt;
+        let mut charge = self.asked.charges[at].clone().with_receipt(receipt);
+        charge.cost = cost;
+        charge
+    }
+
+    /// So much more is charged for the request.
+    pub(crate) fn charge_more(&self, at: usize, cost: u64) {
+        let cost = cost.min(self.asked.charges[at].rule.limit());
+        let more = |charged: u64| Some(charged.saturating_add(cost));
+        let _ = self.charged[at].fetch_update(SeqCst, SeqCst, more);
+    }
+
+    /// What may be given back of `cost`; it counts as given back then.
+    pub(crate) fn give_back(&self, at: usize, cost: u64) -> u64 {
+        let less = |charged: u64| Some(charged.saturating_sub(cost));
+        let charged = self.charged[at].fetch_update(SeqCst, SeqCst, less);
+        charged.map_or(0, |charged| charged.min(cost))
+    }
+
     /// The policies that the store was asked about, with what each is charged for and what it said.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Policy, &Charge, &Outcome)> + Clone {
         let said = self.asked.charges.iter().zip(self.verdict.outcomes());
@@ -133,11 +180,14 @@ impl Decided {
 
     /// What was charged and does not count, now that there is this response.
     pub(crate) fn to_refund(&self, response: &response::Parts) -> Vec<Charge> {
-        self.all()
-            .filter(|(policy, _, outcome)| {
-                policy.is_counted_later() && outcome.receipt != 0 && !policy.counts(response)
+        let policies = self.asked.policies(&self.config).enumerate();
+        policies
+            .filter(|(at, policy)| {
+                let taken = self.verdict.outcomes().get(*at).is_some_and(|said| said.receipt != 0);
+                taken && policy.is_counted_later() && !policy.counts(response)
             })
-            .map(|(_, charge, outcome)| charge.clone().with_receipt(outcome.receipt))
+            .map(|(at, _)| self.charge_of(at, self.give_back(at, self.asked.charges[at].cost)))
+            .filter(|charge| charge.cost > 0)
             .collect()
     }
 
@@ -159,6 +209,7 @@ impl Decided {
             })
         };
         let outcomes = self.asked.charges.iter().zip(self.verdict.outcomes()).map(outcome);
-        Self { verdict: Verdict::new(outcomes), ..self.clone() }
+        let verdict = Verdict::new(outcomes);
+        Self::new(self.config.clone(), self.asked.clone(), verdict)
     }
 }

@@ -9,29 +9,19 @@ use crate::{
     clock::Clock,
     expiring::{Expiring, WhenFull},
     rate_limit::{
+        forgotten::Forgotten,
         outcome::{Outcome, Verdict},
         rule::Rule,
         store::Charge,
     },
 };
-use std::{
-    array,
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How long a denial is believed by default.
 pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(5);
 
 /// How many denials are remembered: about 3 MB.
 const CAPACITY: usize = 10_000;
-
-/// How many counters of what was forgotten the keys share.
-const PLACES: usize = 256;
 
 /// The denials of one store. A cheap clone.
 #[derive(Clone, Debug)]
@@ -41,8 +31,7 @@ pub(super) struct Denials(Option<Arc<Known>>);
 struct Known {
     denials: Expiring<Denial>,
     believed_us: u64,
-    hasher: RandomState,
-    forgotten: [AtomicU64; PLACES],
+    forgotten: Forgotten,
 }
 
 #[derive(Debug)]
@@ -61,8 +50,7 @@ impl Denials {
         }
         let denials = Expiring::new(clock.clone(), CAPACITY, WhenFull::EvictLeastRecentlyUsed);
         let believed_us = u64::try_from(believed_for.as_micros()).unwrap_or(u64::MAX);
-        let (hasher, forgotten) = (RandomState::new(), array::from_fn(|_| AtomicU64::new(0)));
-        Self(Some(Arc::new(Known { denials, believed_us, hasher, forgotten })))
+        Self(Some(Arc::new(Known { denials, believed_us, forgotten: Forgotten::default() })))
     }
 
     /// The verdict, if it is known that one of these charges is denied still.
@@ -89,16 +77,24 @@ impl Denials {
         })
     }
 
-    /// Remembers what was denied.
-    pub(super) fn learn(&self, charges: &[Charge], keys: &[String], verdict: &Verdict) {
+    /// Remembers what was denied, but of no key that was forgotten since the store was asked, when it
+    /// had been [forgotten](Denials::forgotten) so often.
+    pub(super) fn learn(
+        &self,
+        charges: &[Charge],
+        keys: &[String],
+        verdict: &Verdict,
+        forgotten: &[u64],
+    ) {
         let Some(known) = &self.0 else { return };
         if verdict.is_allowed() {
             return;
         }
-        for ((charge, key), outcome) in charges.iter().zip(keys).zip(verdict.outcomes()) {
+        let told = charges.iter().zip(verdict.outcomes());
+        for ((charge, outcome), (key, &forgotten)) in told.zip(keys.iter().zip(forgotten)) {
             // When a lease is given back is up to its holder.
             if outcome.denies() && (outcome.banned || !charge.rule.is_concurrency()) {
-                known.learn(charge, key, *outcome);
+                known.learn(charge, key, *outcome, forgotten);
             }
         }
     }
@@ -107,23 +103,19 @@ impl Denials {
     pub(super) fn forget(&self, keys: &[String]) {
         let Some(known) = &self.0 else { return };
         for key in keys {
-            known.forgotten[known.place(key)].fetch_add(1, SeqCst);
+            known.forgotten.add(key);
             known.denials.with(key, |entry| entry.remove());
         }
     }
 
-    /// How often one of these keys was forgotten, and some that share a place with one.
-    pub(super) fn forgotten(&self, keys: &[String]) -> u64 {
-        let Some(known) = &self.0 else { return 0 };
-        keys.iter().map(|key| known.forgotten[known.place(key)].load(SeqCst)).sum()
+    /// How often each of these keys was forgotten.
+    pub(super) fn forgotten(&self, keys: &[String]) -> Vec<u64> {
+        let Some(known) = &self.0 else { return Vec::new() };
+        keys.iter().map(|key| known.forgotten.times(key)).collect()
     }
 }
 
 impl Known {
-    fn place(&self, key: &str) -> usize {
-        self.hasher.hash_one(key) as usize % PLACES
-    }
-
     fn outcome(&self, charge: &Charge, key: &str) -> Option<Outcome> {
         if charge.shadow {
             return None;
@@ -143,12 +135,15 @@ impl Known {
         })
     }
 
-    fn learn(&self, charge: &Charge, key: &str, outcome: Outcome) {
+    fn learn(&self, charge: &Charge, key: &str, outcome: Outcome, forgotten: u64) {
         let retry_us = match outcome.retry_after {
             Some(retry) => u64::try_from(retry.as_micros()).unwrap_or(u64::MAX),
             None => u64::MAX,
         };
         self.denials.with(key, |entry| {
+            if self.forgotten.times(key) != forgotten {
+                return;
+            }
             let at_us = entry.now_us();
             let until = at_us.saturating_add(retry_us.min(self.believed_us));
             let denial = Denial { rule: charge.rule, cost: charge.capped_cost(), outcome, at_us };
@@ -176,7 +171,7 @@ mod tests {
         let clock = Clock::manual();
         let denials = Denials::new(&clock, BELIEVED_FOR);
         let charges = [Charge::new(&Policy::gcra("p", Quota::per_second(1)), "k", 1)];
-        denials.learn(&charges, &key(), &denied(1_000_000));
+        denials.learn(&charges, &key(), &denied(1_000_000), &[0]);
         clock.advance(Duration::from_micros(999_999));
         let verdict = denials.verdict(&charges, &key()).unwrap();
         assert_eq!(verdict.retry_after(), Some(Duration::from_micros(1)));
@@ -190,7 +185,7 @@ mod tests {
         let denials = Denials::new(&clock, BELIEVED_FOR);
         let policy = Policy::gcra("p", Quota::per_hour(9));
         let charge = |cost| [Charge::new(&policy, "k", cost)];
-        denials.learn(&charge(5), &key(), &denied(60_000_000));
+        denials.learn(&charge(5), &key(), &denied(60_000_000), &[0]);
         assert!(denials.verdict(&charge(5), &key()).is_some());
         assert_eq!(denials.verdict(&charge(4), &key()), None, "a cheaper one may pass");
         let raised = Policy::gcra("p", Quota::per_hour(90));
@@ -200,13 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_of_a_key_before_it_was_forgotten_is_not_learnt_after() {
+        let denials = Denials::new(&Clock::manual(), BELIEVED_FOR);
+        let charges = [Charge::new(&Policy::gcra("p", Quota::per_hour(9)), "k", 1)];
+        let asked = denials.forgotten(&key());
+        denials.forget(&key());
+        denials.learn(&charges, &key(), &denied(60_000_000), &asked);
+        assert_eq!(denials.verdict(&charges, &key()), None);
+        denials.learn(&charges, &key(), &denied(60_000_000), &denials.forgotten(&key()));
+        assert!(denials.verdict(&charges, &key()).is_some());
+    }
+
+    #[test]
     fn leases_and_shadow_policies_are_always_asked_about() {
         let denials = Denials::new(&Clock::manual(), BELIEVED_FOR);
         let leases = [Charge::new(&Policy::concurrency("p", 1), "k", 1)];
-        denials.learn(&leases, &key(), &denied(1_000_000));
+        denials.learn(&leases, &key(), &denied(1_000_000), &[0]);
         assert_eq!(denials.verdict(&leases, &key()), None);
         let policy = Policy::gcra("p", Quota::per_hour(9));
-        denials.learn(&[Charge::new(&policy, "k", 1)], &key(), &denied(1_000_000));
+        denials.learn(&[Charge::new(&policy, "k", 1)], &key(), &denied(1_000_000), &[0]);
         assert_eq!(denials.verdict(&[Charge::new(&policy.shadow(), "k", 1)], &key()), None);
     }
 }

@@ -217,7 +217,7 @@ where
     let (allowed, banned) = (verdict.is_allowed(), verdict.is_banned());
     telemetry::count(telemetry::RATE_LIMIT_TOTAL, if allowed { "allowed" } else { "denied" });
     let Open { asked, leases } = open;
-    let status = RateLimitStatus::new(Decided { config: config.clone(), asked, verdict });
+    let status = RateLimitStatus::new(Decided::new(config.clone(), asked, verdict));
     if allowed {
         RateLimitStatus::add(call.request.extensions_mut(), &status);
         let leases = leases.map(HeldLeases::renew);

@@ -8,6 +8,7 @@ use crate::{
     expiring::{Expiring, WhenFull},
     flight::{Flights, Leader, Role},
     rate_limit::{
+        forgotten::Forgotten,
         outcome::{Outcome, Verdict},
         quota::QuotaError,
         rule::Rule,
@@ -89,6 +90,8 @@ struct Inner {
     store: Arc<dyn RateLimitStore>,
     clock: Clock,
     pools: Expiring<Pool>,
+    /// The keys of the pools that are void: what is under way then is not kept.
+    forgotten: Forgotten,
     flights: Flights<()>,
 }
 
@@ -119,7 +122,8 @@ impl Leasing {
 
     fn by(clock: Clock, store: Arc<dyn RateLimitStore>) -> Self {
         let pools = Expiring::new(clock.clone(), CAPACITY, WhenFull::EvictLeastRecentlyUsed);
-        Self(Arc::new(Inner { store, clock, pools, flights: Flights::default() }))
+        let (forgotten, flights) = (Forgotten::default(), Flights::default());
+        Self(Arc::new(Inner { store, clock, pools, forgotten, flights }))
     }
 
     /// The verdict, if there are units of every charge here.
@@ -167,7 +171,17 @@ impl Leasing {
 
     async fn ask(&self, charges: &[Charge]) -> Result<Verdict, StoreError> {
         let verdict = self.0.store.check(charges).await?;
+        self.heed_bans(charges, &verdict);
         Ok(self.told(charges, &verdict))
+    }
+
+    /// Spends nothing any more under a ban that the store told of, such as one after denials.
+    fn heed_bans(&self, charges: &[Charge], verdict: &Verdict) {
+        for (charge, outcome) in charges.iter().zip(verdict.outcomes()) {
+            if outcome.banned {
+                self.forget(std::slice::from_ref(charge), false);
+            }
+        }
     }
 
     /// What the store said, for whom more is left here.
@@ -191,18 +205,20 @@ impl Leasing {
         // Whether the request itself is denied is not known by this.
         more.iter_mut().for_each(|charge| charge.ban_after = None);
         let asked_at = self.0.clock.now().as_micros() as u64;
+        let forgotten = self.0.forgotten.times(&key(&charges[at]));
         let verdict = self.0.store.check(&more).await?;
+        self.heed_bans(&charges, &verdict);
         let of_many = verdict.outcomes().get(at).copied();
         match of_many {
             Some(outcome) if verdict.is_allowed() => {
                 let left = more[at].cost - charges[at].cost;
-                self.keep(&charges[at], left, asked_at, outcome);
+                self.keep(&charges[at], left, asked_at, outcome, forgotten);
                 let told = self.told(&charges, &verdict);
                 leader.land(());
                 Ok(told)
             }
             Some(outcome) if !verdict.is_banned() => {
-                self.0.is_scarce(&charges[at], asked_at, outcome);
+                self.is_scarce(&charges[at], asked_at, outcome);
                 leader.land(());
                 self.ask(&charges).await
             }
@@ -210,8 +226,10 @@ impl Leasing {
         }
     }
 
-    /// Keeps what was taken beyond the request's own cost, until it is given back.
-    fn keep(&self, charge: &Charge, left: u64, asked_at: u64, outcome: Outcome) {
+    /// Keeps what was taken beyond the request's own cost, until it is given back. Where the key was
+    /// forgotten meanwhile nobody knows whether it was taken before or after: it is neither spent nor
+    /// given back.
+    fn keep(&self, charge: &Charge, left: u64, asked_at: u64, outcome: Outcome, forgotten: u64) {
         if left == 0 {
             return;
         }
@@ -230,17 +248,49 @@ impl Leasing {
             reset_at: asked_at + reset_us,
             giving_back: OnceLock::new(),
         });
-        let task = self.0.store.tasks().spawn(give_back(
-            self.0.store.clone(),
-            batch.clone(),
-            Duration::from_micros(length_us),
-        ));
-        let _ = batch.giving_back.set(task.abort_handle());
-        self.0.pools.with(key(charge), |entry| {
-            let ends = batch.ends;
+        let key = key(charge);
+        let replaced = self.0.pools.with(&key, |entry| {
+            if self.0.forgotten.times(&key) != forgotten {
+                batch.close();
+                return None;
+            }
+            let (replaced, ends) = (entry.remove(), batch.ends);
             // Where there is no room, it goes back unused.
-            let _ = entry.insert(Pool { batch: Some(batch), scarce_until: 0 }, ends, 1);
+            let _ = entry.insert(Pool { batch: Some(batch.clone()), scarce_until: 0 }, ends, 1);
+            replaced
         });
+        if batch.left.load(SeqCst) > 0 {
+            let (store, length) = (self.0.store.clone(), Duration::from_micros(length_us));
+            let task = self.0.store.tasks().spawn(give_back_after(store, batch.clone(), length));
+            let _ = batch.giving_back.set(task.abort_handle());
+        }
+        self.give_back_at_once(replaced);
+    }
+
+    /// Remembers that so many are not there to take.
+    fn is_scarce(&self, charge: &Charge, asked_at: u64, outcome: Outcome) {
+        let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
+        let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
+        let scarce_until = asked_at + retry_us.min(lease.length_us);
+        let replaced = self.0.pools.with(&key(charge), |entry| {
+            let replaced = entry.remove();
+            let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
+            replaced
+        });
+        self.give_back_at_once(replaced);
+    }
+
+    /// Units under another quota are never spent any more: held, they would add up with each change.
+    fn give_back_at_once(&self, replaced: Option<Pool>) {
+        let Some(batch) = replaced.and_then(|pool| pool.batch) else { return };
+        let left = batch.close();
+        if left > 0 {
+            if let Some(task) = batch.giving_back.get() {
+                task.abort();
+            }
+            let store = self.0.store.clone();
+            self.0.store.tasks().spawn(async move { give_back(&*store, &batch, left).await });
+        }
     }
 
     /// Spends nothing any more of what was taken before; what is void is not given back either.
@@ -259,8 +309,9 @@ impl Leasing {
     }
 
     fn forget(&self, charges: &[Charge], are_void: bool) {
-        for charge in charges {
-            let pool = self.0.pools.with(key(charge), |entry| entry.remove());
+        for key in charges.iter().map(key) {
+            self.0.forgotten.add(&key);
+            let pool = self.0.pools.with(&key, |entry| entry.remove());
             if let Some(batch) = pool.and_then(|pool| pool.batch).filter(|_| are_void) {
                 batch.close();
             }
@@ -279,15 +330,19 @@ fn key(charge: &Charge) -> String {
 }
 
 /// What is left at the end of its time, or when the process shuts down, is as if it had not been taken.
-async fn give_back(store: Arc<dyn RateLimitStore>, batch: Arc<Batch>, length: Duration) {
+async fn give_back_after(store: Arc<dyn RateLimitStore>, batch: Arc<Batch>, length: Duration) {
     let tasks = store.tasks();
     tokio::select! {
         () = tokio::time::sleep(length) => {}
         () = tasks.draining() => {}
     }
+    give_back(&*store, &batch, batch.close()).await;
+}
+
+async fn give_back(store: &dyn RateLimitStore, batch: &Batch, left: u64) {
     let mut charge = batch.charge.clone();
-    charge.cost = batch.close();
-    if charge.cost > 0
+    charge.cost = left;
+    if left > 0
         && let Err(error) = store.refund(&[charge]).await
     {
         // They count until they come back by themselves.
@@ -331,15 +386,6 @@ impl Inner {
         };
         charge.cost <= units(charge) && self.held(charge) == 0 && !is_scarce(&key(charge))
     }
-
-    fn is_scarce(&self, charge: &Charge, asked_at: u64, outcome: Outcome) {
-        let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
-        let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
-        let scarce_until = asked_at + retry_us.min(lease.length_us);
-        self.pools.with(key(charge), |entry| {
-            let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
-        });
-    }
 }
 
 impl Batch {
@@ -377,7 +423,8 @@ impl RateLimitStore for Leasing {
     fn check(&self, charges: &[Charge]) -> StoreFuture<Verdict> {
         let leases = |charge: &Charge| (1..=units(charge)).contains(&charge.cost);
         if charges.is_empty() || !charges.iter().all(leases) || merged(charges).is_some() {
-            return self.0.store.check(charges);
+            let (this, charges) = (self.clone(), charges.to_vec());
+            return StoreFuture::boxed(async move { this.ask(&charges).await });
         }
         match self.spend(charges) {
             Some(verdict) => StoreFuture::ready(Ok(verdict)),
@@ -451,5 +498,28 @@ mod tests {
             clock.advance(Duration::from_micros(1));
             assert!(leasing.spend(&charges).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_after_a_reset_was_perhaps_taken_before_and_is_neither_spent_nor_given_back()
+     {
+        let clock = Clock::manual();
+        let context = Context { clock: clock.clone(), ..Context::default() };
+        let store = Arc::new(MemoryStore::new(&context, 100));
+        let leasing = Leasing::by(clock.clone(), store.clone());
+        let policy = Policy::fixed_window("p", Quota::per_day(100));
+        let charges = |cost| [Charge::new(&policy, "k", cost)];
+        let leased = [Charge::new(&policy.clone().local_lease(10, Duration::from_secs(9)), "k", 1)];
+
+        let forgotten = leasing.0.forgotten.times(&key(&leased[0]));
+        let outcome = store.check(&charges(10)).await.unwrap().outcomes()[0];
+        leasing.reset(&leased).await.unwrap();
+        store.check(&charges(20)).await.unwrap();
+        let asked_at = clock.now().as_micros() as u64;
+        leasing.keep(&leased[0], 9, asked_at, outcome, forgotten);
+        assert!(leasing.spend(&leased).is_none());
+        assert_eq!(store.tasks().drain(Duration::from_secs(30)).await, 0);
+        let left = store.peek(&charges(1)).await.unwrap().outcomes()[0].remaining;
+        assert_eq!(left, 80, "given back, the twenty would be eleven");
     }
 }

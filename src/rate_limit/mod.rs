@@ -146,6 +146,7 @@ mod by_key;
 mod denials;
 #[cfg(feature = "axum")]
 mod extract;
+mod forgotten;
 mod future;
 mod headers;
 mod held;

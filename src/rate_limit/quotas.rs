@@ -10,7 +10,7 @@ use crate::{
 };
 use http::request::Parts;
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 /// How many ids' quotas are remembered: about 2 MB.
 const CAPACITY: usize = 10_000;
@@ -156,9 +156,9 @@ impl Quotas {
 }
 
 impl Pending {
-    /// What was found until then, or else what was known last.
-    pub(crate) async fn until(self, deadline: Instant) -> Option<Quota> {
-        match timeout_at(deadline, self.flight.outcome()).await {
+    /// What is found within so long, or else what was known last.
+    pub(crate) async fn within(self, deadline: Duration) -> Option<Quota> {
+        match timeout(deadline, self.flight.outcome()).await {
             Ok(Some(quota)) => quota,
             Ok(None) => self.quotas.postpone(&self.key, format_args!("the lookup panicked")),
             Err(_) => self.quotas.postpone(&self.key, format_args!("the lookup takes too long")),
@@ -213,7 +213,7 @@ mod tests {
     async fn resolved(answer: Answer) -> Option<Quota> {
         match answer {
             Answer::Known(quota) => quota,
-            Answer::Pending(pending) => pending.until(Instant::now() + MINUTE).await,
+            Answer::Pending(pending) => pending.within(MINUTE).await,
         }
     }
 
@@ -288,8 +288,8 @@ mod tests {
         else {
             panic!("both wait for one lookup")
         };
-        assert_eq!(first.until(Instant::now() + wait).await, None);
-        assert_eq!(second.until(Instant::now() + wait).await, None);
+        assert_eq!(first.within(wait).await, None);
+        assert_eq!(second.within(wait).await, None);
         assert!(matches!(quotas.of(&parts("/")), Answer::Known(None)), "nobody waits again");
         tokio::time::sleep(Duration::from_secs(11)).await;
         assert!(matches!(quotas.of(&parts("/")), Answer::Known(Some(quota)) if quota == gold));

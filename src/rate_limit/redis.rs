@@ -143,9 +143,7 @@ impl RedisStore {
         StoreFuture::boxed(async move {
             let verdict = this.check_by_key(&charges).await?;
             // What was said before a refund or a reset may not be so after it.
-            if !verdict.is_allowed() && this.denials.forgotten(&keys) == forgotten {
-                this.denials.learn(&charges, &keys, &verdict);
-            }
+            this.denials.learn(&charges, &keys, &verdict, &forgotten);
             Ok(verdict)
         })
     }

@@ -48,20 +48,26 @@ impl RateLimitStatus {
     ///
     /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
     pub async fn charge(&self, policy: &str, cost: u64) -> Result<Outcome, StoreError> {
-        let (store, charge) = self.charged(policy, cost)?;
-        first(store.charge(&[charge]).await?.outcomes())
+        let (decided, at) = self.find(policy)?;
+        let charge = decided.charge_of(at, cost);
+        let told = first(decided.asked.store.charge(&[charge]).await?.outcomes())?;
+        decided.charge_more(at, cost);
+        Ok(told)
     }
 
-    /// Gives back up to `cost` of what this request was charged under a policy when it came in. What
-    /// has come back by itself since is not given back again, and a layer that
-    /// [counts later](Policy::count_if) gives back its own.
+    /// Gives back up to `cost` of what this request was charged under a policy, when it came in and by
+    /// [`charge`](RateLimitStatus::charge), and has not been given back yet: of a sliding log, only of
+    /// what it was charged when it came in. What has come back by itself since is not given back again,
+    /// nor what a policy that [counts later](Policy::count_if) gives back after the handler. A refund
+    /// that fails may have been done, so it is not there to be tried again.
     ///
     /// # Errors
     ///
     /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
     pub async fn refund(&self, policy: &str, cost: u64) -> Result<Outcome, StoreError> {
-        let (store, charge) = self.charged(policy, cost)?;
-        first(store.refund(&[charge]).await?.outcomes())
+        let (decided, at) = self.find(policy)?;
+        let charge = decided.charge_of(at, decided.give_back(at, cost));
+        first(decided.asked.store.refund(&[charge]).await?.outcomes())
     }
 
     /// Denies the request's key under a policy for so long, from the next request on; see
@@ -71,8 +77,8 @@ impl RateLimitStatus {
     ///
     /// The store's, and [`StoreError::is_config`] if no policy of that name applied to the request.
     pub async fn ban(&self, policy: &str, length: Duration) -> Result<(), StoreError> {
-        let (store, charge) = self.charged(policy, 1)?;
-        store.ban(&[charge], length).await
+        let (decided, at) = self.find(policy)?;
+        decided.asked.store.ban(&[decided.charge_of(at, 1)], length).await
     }
 
     pub(crate) fn violated(&self) -> impl Iterator<Item = Arc<str>> {
@@ -105,21 +111,12 @@ impl RateLimitStatus {
         extensions.insert(all);
     }
 
-    fn charged(
-        &self,
-        name: &str,
-        cost: u64,
-    ) -> Result<(Arc<dyn RateLimitStore>, Charge), StoreError> {
-        let all = self.0.iter().flat_map(|decided| {
-            decided.all().map(move |(policy, charge, outcome)| (policy, charge, outcome, decided))
-        });
-        let found = all.into_iter().find(|(policy, ..)| policy.name() == name);
-        let (_, charge, outcome, decided) = found.ok_or_else(|| {
-            StoreError::config(format!("no rate limit policy {name:?} applied to this request"))
-        })?;
-        let mut charge = charge.clone().with_receipt(outcome.receipt);
-        charge.cost = cost;
-        Ok((decided.asked.store.clone(), charge))
+    /// The layer with a policy of that name, and the policy's place in it.
+    fn find(&self, policy: &str) -> Result<(&Decided, usize), StoreError> {
+        let found = self.0.iter().find_map(|decided| Some((&**decided, decided.place_of(policy)?)));
+        found.ok_or_else(|| {
+            StoreError::config(format!("no rate limit policy {policy:?} applied to this request"))
+        })
     }
 }
 
