@@ -5,6 +5,7 @@ use crate::{
         rejection::Rejection,
         service::Idempotency,
         store::{IdempotencyStore, Orphan, Terms},
+        wait::Waiters,
     },
     marks::UserId,
     problem,
@@ -13,7 +14,6 @@ use crate::{
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
 /// Shortest lease: below it the renewals would do nothing but follow each other.
@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) required: Vec<Method>,
     pub(crate) lenient: bool,
     pub(crate) in_flight: InFlight,
-    pub(crate) waiters: Arc<Semaphore>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) terms: Terms,
     pub(crate) request_limit: usize,
     pub(crate) request_timeout: Duration,
@@ -90,7 +90,7 @@ impl IdempotencyLayer {
             required: Vec::new(),
             lenient: false,
             in_flight: InFlight::Conflict,
-            waiters: Arc::new(Semaphore::new(1_024)),
+            waiters: Arc::new(Waiters::new(1_024)),
             terms: Terms::new(Duration::from_secs(30), Duration::from_secs(24 * 3_600)),
             request_limit: 1 << 20,
             request_timeout: Duration::from_secs(30),
@@ -106,6 +106,11 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn tasks(&self) -> Tasks {
         self.config.tasks.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.clone()
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -174,8 +179,7 @@ impl IdempotencyLayer {
     /// How many requests may wait for others at a time, over all clones of this layer; those above
     /// get 409 at once. Each holds its body in memory. Default: 1,024.
     pub fn max_waiters(self, requests: usize) -> Self {
-        let requests = requests.min(Semaphore::MAX_PERMITS);
-        self.with(|config| config.waiters = Arc::new(Semaphore::new(requests)))
+        self.with(|config| config.waiters = Arc::new(Waiters::new(requests)))
     }
 
     /// How long after its server has vanished a request stays in flight. It is renewed at every
