@@ -23,20 +23,20 @@ local function count_denial(key, step)
   step.says, step.retry = -1, tonumber(length)
 end
 
-local bans = redis.call('EXISTS', unpack(KEYS, count + 1)) > 0
-local steps, all = {}, true
+local stored = redis.call('MGET', unpack(KEYS))
+local steps, all = { false }, true
 for n = 1, count do
   local step = policy(n)
-  step.state = step.algorithm.read(KEYS[n], step, now, step.receipt)
+  step.state = step.algorithm.read(KEYS[n], step, now, stored[n])
   step.retry = step.cost > 0 and step.algorithm.retry(step.state, step, now, step.cost) or 0
   step.says = step.retry == 0 and 1 or 0
-  local mark = bans and redis.call('GET', KEYS[count + n])
+  local mark = stored[count + n]
   if mark then read_mark(step, mark) end
   all = all and (step.says == 1 or step.shadow)
   steps[n] = step
 end
 
-local reply = {}
+local reply = { 0, 0, 0, 0, 0 }
 for n = 1, count do
   local step = steps[n]
   local algorithm, state, rule, receipt = step.algorithm, step.state, step, 0

@@ -13,8 +13,12 @@ local function put(key, text, us)
   if us <= 0 then redis.call('DEL', key) else redis.call('SET', key, text, 'PX', ttl_ms(us)) end
 end
 
--- Each is a function until it is needed, so that a call makes only those that it needs.
-local algorithms = {}
+-- Each is a function until it is needed, so that a call makes only those that it needs. Their `read` is
+-- given what one MGET found: of an algorithm whose state is no string, nothing, and it reads by itself.
+local algorithms = {
+  gcra = false, token_bucket = false, fixed_window = false, sliding_window = false, sliding_log = false,
+  concurrency = false,
+}
 -- What a step needs to know of a policy: its algorithm, whose RULE is the step itself, and the charge.
 local function policy(n)
   local at = 7 * n - 4

@@ -58,13 +58,12 @@ const SESSION: &[(&str, On, &[&str])] = &[
 ];
 const RATE_LIMIT: &[(&str, On, &[&str])] = &[
     ("DEL", On::Key, &[]),
-    ("EXISTS", On::Key, &[]),
-    ("GET", On::Key, &[]),
     ("LINDEX", On::Key, &["0"]),
     ("LLEN", On::Key, &[]),
     ("LPUSH", On::Key, &["v"]),
     ("LREM", On::Key, &["1", "v"]),
     ("LTRIM", On::Key, &["0", "1"]),
+    ("MGET", On::Key, &[]),
     ("PEXPIRE", On::Key, &["1"]),
     ("SET", On::Key, &["v"]),
     ("ZADD", On::Key, &["1", "v"]),

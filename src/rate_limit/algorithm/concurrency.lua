@@ -2,7 +2,8 @@
 -- The receipt is the id, in place of which 1 is returned: an id has more digits than a number. Mirrors concurrency.rs.
 algorithms.concurrency = function()
   return {
-    read = function(key, rule, now, id)
+    read = function(key, rule, now)
+      local id = rule.receipt
       local state = { id = id, live = redis.call('ZCOUNT', key, '(' .. int(now), '+inf') }
       state.last = state.live > 0 and tonumber(redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]) or now
       local ends = tonumber(redis.call('ZSCORE', key, id) or now)

@@ -2,9 +2,8 @@
 -- begin at multiples of the period. Mirrors fixed_window.rs.
 algorithms.fixed_window = function()
   return {
-    read = function(key, rule, now)
+    read = function(_, rule, now, stored)
       local fresh = rule.extra == 1 and now - now % rule.period or now
-      local stored = redis.call('GET', key)
       if stored then
         local start, count = stored:match('^(%d+):(%d+)$')
         start, count = tonumber(start), tonumber(count)

@@ -2,8 +2,8 @@
 -- Mirrors gcra.rs.
 algorithms.gcra = function()
   return {
-    read = function(key, rule, now)
-      local most, tat = now + rule.limit * rule.period, tonumber(redis.call('GET', key) or now)
+    read = function(_, rule, now, stored)
+      local most, tat = now + rule.limit * rule.period, tonumber(stored or now)
       if tat > most then return { tat = most, most = most, healed = true } end
       return { tat = tat > now and tat or now, most = most }
     end,

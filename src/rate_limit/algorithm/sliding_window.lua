@@ -7,10 +7,9 @@ algorithms.sliding_window = function()
   end
 
   return {
-    read = function(key, rule, now)
+    read = function(_, rule, now, stored)
       local ms, period = math.floor(now / 1000), rule.period
       local state = { start = ms, current = 0, previous = 0 }
-      local stored = redis.call('GET', key)
       if stored then
         local start, current, previous = stored:match('^(%d+):(%d+):(%d+)$')
         start = tonumber(start)

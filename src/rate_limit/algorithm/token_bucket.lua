@@ -3,9 +3,8 @@
 algorithms.token_bucket = function()
   local function ceil_div(a, b) return math.floor((a + b - 1) / b) end
   return {
-    read = function(key, rule, now)
+    read = function(_, rule, now, stored)
       local capacity, owed = rule.limit * rule.period, 0
-      local stored = redis.call('GET', key)
       if stored then
         local units, at = stored:match('^(%d+):(%d+)$')
         units, at = tonumber(units), tonumber(at)
