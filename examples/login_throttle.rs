@@ -1,5 +1,6 @@
 //! A login that nobody gets into by guessing: wrong passwords count, by address and by account, and right
-//! ones never do. Who tries an account that does not exist for anybody is banned.
+//! ones never do. Who goes on although there is no more to try, or tries an account that does not exist for
+//! anybody, is banned.
 //!
 //! ```sh
 //! cargo run --example login_throttle
@@ -10,7 +11,11 @@
 //! curl -i -d 'user=ann&password=wrong' http://127.0.0.1:3000/login
 //! for i in $(seq 6); do curl -s -o /dev/null -w '%{http_code} ' -d 'user=ann&password=wrong' http://127.0.0.1:3000/login; done; echo
 //!
-//! # the right one, as often as you like
+//! # an address that does not stop there is banned for an hour: right passwords, too, and other accounts
+//! for i in $(seq 40); do curl -s -o /dev/null -w '%{http_code} ' -d "user=u$i&password=wrong" http://127.0.0.1:3000/login; done; echo
+//! curl -i -d 'user=bob&password=battery staple' http://127.0.0.1:3000/login
+//!
+//! # after a restart: the right one, as often as you like
 //! curl -i -d 'user=bob&password=battery staple' http://127.0.0.1:3000/login
 //!
 //! # an account that only guessers try: the address is banned for an hour
@@ -42,6 +47,9 @@ const ACCOUNTS: [(&str, &str); 2] = [("ann", "correct horse"), ("bob", "battery 
 
 /// Nobody here has such an account, and everybody who guesses tries one.
 const TRAPS: [&str; 3] = ["admin", "administrator", "root"];
+
+/// So many attempts more, within so long of the first of them, after an address was told to wait.
+const INSISTS: (u32, Duration) = (20, Duration::from_secs(10 * 60));
 
 const BANNED_FOR: Duration = Duration::from_secs(60 * 60);
 
@@ -82,7 +90,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 /// From the outside in: by address, which costs no body; then the form is read; then by account.
 pub(crate) fn app(backend: &Backend, proxies: TrustedProxies) -> Router {
-    let by_address = wrong_passwords("address", Quota::per_minute(10)).key((by::route(), by::ip()));
+    // A person waits, or asks for a new password; an address that goes on is a machine.
+    let by_address = wrong_passwords("address", Quota::per_minute(10))
+        .key((by::route(), by::ip()))
+        .ban_after(INSISTS.0, INSISTS.1, BANNED_FOR);
     // Whoever guesses at an account keeps its owner out as well, so not for long.
     let five = Quota::new(5, Duration::from_secs(5 * 60)).expect("5 in 5 minutes is a quota");
     let by_account = wrong_passwords("account", five).key(by::extension::<Account>());

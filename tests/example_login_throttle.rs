@@ -26,6 +26,7 @@ on_every_backend! {
     wrong_passwords_for_an_account_are_stopped_wherever_they_come_from,
     wrong_passwords_from_an_address_are_stopped_whatever_it_forges,
     right_passwords_never_count,
+    who_goes_on_after_the_limit_is_banned,
     who_tries_a_trap_is_banned,
     a_form_that_is_none_is_refused_and_counts_for_nobody,
 }
@@ -87,6 +88,24 @@ async fn right_passwords_never_count(harness: Harness) {
     for _ in 0..30 {
         assert_eq!(site.attempt("203.0.113.7", RIGHT).await, 200);
     }
+}
+
+async fn who_goes_on_after_the_limit_is_banned(harness: Harness) {
+    let site = Site::start(&harness).await;
+    let wrong = |n: u32| format!("user=u{n}&password=x");
+    for n in 0..10 {
+        assert_eq!(site.attempt("203.0.113.7", &wrong(n)).await, 401);
+    }
+    for n in 0..19 {
+        let denied = site.send("203.0.113.7", &wrong(n)).await;
+        assert_eq!(denied.header("retry-after"), Some("60"), "denied, and not banned yet");
+    }
+    let banned = site.send("203.0.113.7", RIGHT).await;
+    assert!(banned.text().contains("abnormal-usage-detected"), "{}", banned.text());
+    assert_eq!(banned.header("retry-after"), Some("3600"));
+    assert_eq!(site.attempt("203.0.113.8", RIGHT).await, 200, "another address");
+    harness.advance(Duration::from_secs(3_600));
+    assert_eq!(site.attempt("203.0.113.7", RIGHT).await, 200);
 }
 
 async fn who_tries_a_trap_is_banned(harness: Harness) {
