@@ -49,7 +49,7 @@ pub(crate) static SCRIPTS: &[&Script] = &[&CHECK, &REFUND, &BAN, &FORGET];
 pub struct RedisStore {
     pub(super) redis: RedisContext,
     slots: Slots,
-    denials: Denials,
+    pub(super) denials: Denials,
 }
 
 impl RedisStore {
