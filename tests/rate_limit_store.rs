@@ -395,9 +395,14 @@ struct TwoServers {
 
 impl TwoServers {
     async fn start(deadline: Duration, far_cost: u64) -> Self {
+        Self::believing(deadline, far_cost, Duration::ZERO).await
+    }
+
+    /// The store believes denials for so long.
+    async fn believing(deadline: Duration, far_cost: u64, denials: Duration) -> Self {
         let cluster = RedisCluster::builder().start();
         let builder = Backend::builder().prefix(PREFIX).deadline(deadline);
-        let builder = builder.rate_limit_deny_cache(Duration::ZERO);
+        let builder = builder.rate_limit_deny_cache(denials);
         let backend = builder.redis(cluster.url()).await.unwrap();
         let [wide, narrow] = two_policies();
         let port = |key: &str| cluster.owner_of(&format!("{PREFIX}:limit:{{{key}}}:")).port();
@@ -445,6 +450,27 @@ async fn in_a_cluster_what_was_taken_goes_back_when_nobody_waits_for_the_other_k
     // As a layer whose deadline is shorter does, or a client that leaves.
     waiting.abort();
     servers.until_left(2).await;
+    far.resume();
+}
+
+#[tokio::test]
+async fn in_a_cluster_nobody_stays_denied_by_what_was_given_back() {
+    let (patience, hour) = (Duration::from_secs(30), Duration::from_secs(3_600));
+    let servers = TwoServers::believing(patience, 1, hour).await;
+    let far = servers.server(1);
+    let waiting = servers.hanging(far).await;
+    let mut both = servers.charges[0].clone();
+    both.cost = 2;
+    let passes =
+        async || servers.backend.check(std::slice::from_ref(&both)).await.unwrap().is_allowed();
+    assert!(!passes().await, "one of two is taken");
+    waiting.abort();
+    let passed = async {
+        while !passes().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(patience, passed).await.expect("it was given back");
     far.resume();
 }
 

@@ -49,7 +49,7 @@ impl RedisStore {
         // Out of the list before it is asked: what is given back twice would let too many through.
         while let Some(charged) = taken.keys.pop() {
             // Denied it is in any case, and what is not given back ends by itself.
-            let Ok(now) = self.ask(&REFUND, "refund", &charged, &clock).await else { break };
+            let Ok(now) = self.give_back(&charged, &clock).await else { break };
             for (charge, now) in charged.iter().zip(now) {
                 let at = charges.iter().position(|other| other.shares(charge));
                 if let Some(told) = at.and_then(|at| found[at].as_mut()) {
@@ -80,6 +80,18 @@ impl RedisStore {
             }
         }
         Ok(Verdict::new(found.into_iter().flatten()))
+    }
+
+    /// Gives back what one key was charged. Whom that has denied meanwhile may pass again.
+    async fn give_back(
+        &self,
+        charged: &[Charge],
+        clock: &Left,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let told = self.ask(&REFUND, "refund", charged, clock).await;
+        let keys = charged.iter().map(|charge| self.state_key(charge));
+        self.denials.forget(&keys.collect::<Vec<_>>());
+        told
     }
 
     async fn ask(
@@ -122,7 +134,7 @@ impl Drop for Taken<'_> {
             for charged in &keys {
                 let clock = Left::of(by.redis.deadline);
                 // One that fails ends by itself, as every count does.
-                let _ = by.ask(&REFUND, "refund", charged, &clock).await;
+                let _ = by.give_back(charged, &clock).await;
             }
         });
     }

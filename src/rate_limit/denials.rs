@@ -3,7 +3,8 @@
 //!
 //! That a key is denied is exact knowledge until the time of its retry, since without a request nothing
 //! but time changes a count, and only for the better; but for a refund, a reset or an unban, so it is
-//! believed for a few seconds at most, and those of this process end it.
+//! believed for a few seconds at most, and those of this process end it. Where refunds are usual, since
+//! only some responses count, it is believed for a moment: a ban still as long as any other.
 
 use crate::{
     clock::Clock,
@@ -19,6 +20,9 @@ use std::{sync::Arc, time::Duration};
 
 /// How long a denial is believed by default.
 pub(crate) const BELIEVED_FOR: Duration = Duration::from_secs(5);
+
+/// How long at most where another process may give back at any moment what does not count.
+const BELIEVED_OF_COUNTED_LATER: Duration = Duration::from_millis(250);
 
 /// How many denials are remembered: about 3 MB.
 const CAPACITY: usize = 10_000;
@@ -145,7 +149,11 @@ impl Known {
                 return;
             }
             let at_us = entry.now_us();
-            let until = at_us.saturating_add(retry_us.min(self.believed_us));
+            let is_brief = charge.counted_later && !outcome.banned;
+            let brief_us = BELIEVED_OF_COUNTED_LATER.as_micros() as u64;
+            let believed_us =
+                if is_brief { self.believed_us.min(brief_us) } else { self.believed_us };
+            let until = at_us.saturating_add(retry_us.min(believed_us));
             let denial = Denial { rule: charge.rule, cost: charge.capped_cost(), outcome, at_us };
             // A cache that is full of others' denials goes without this one.
             let _ = entry.insert(denial, until, 1);
@@ -192,6 +200,24 @@ mod tests {
         assert_eq!(denials.verdict(&[Charge::new(&raised, "k", 5)], &key()), None);
         clock.advance(BELIEVED_FOR);
         assert_eq!(denials.verdict(&charge(5), &key()), None);
+    }
+
+    #[test]
+    fn a_denial_by_what_is_counted_later_is_believed_for_a_moment_and_a_ban_as_long_as_any() {
+        let clock = Clock::manual();
+        let denials = Denials::new(&clock, BELIEVED_FOR);
+        let policy = Policy::sliding_log("p", Quota::per_hour(9)).count_if(|_| false);
+        let charges = [Charge::new(&policy, "k", 1)];
+        denials.learn(&charges, &key(), &denied(60_000_000), &[0]);
+        clock.advance(BELIEVED_OF_COUNTED_LATER - Duration::from_micros(1));
+        assert!(denials.verdict(&charges, &key()).is_some());
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(denials.verdict(&charges, &key()), None);
+        let mut ban = denied(60_000_000).outcomes()[0];
+        ban.banned = true;
+        denials.learn(&charges, &key(), &Verdict::new([ban]), &[0]);
+        clock.advance(BELIEVED_FOR - Duration::from_micros(1));
+        assert!(denials.verdict(&charges, &key()).is_some());
     }
 
     #[test]

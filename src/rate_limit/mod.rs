@@ -84,7 +84,8 @@
 //! clock. In a cluster, policies that count by different keys are decided key by key: see [`Slots`].
 //!
 //! A client that is denied is denied from this process's memory until it may try again, for at most
-//! 5 s ([`RedisStore::deny_cache`]), and costs Redis nothing; what other policies would have said is
+//! 5 s, or 250 ms by a policy with [`Policy::count_if`], which may give back at any moment
+//! ([`RedisStore::deny_cache`]), and costs Redis nothing; what other policies would have said is
 //! then not known ([`Outcome::asked`]).
 //!
 //! # Order

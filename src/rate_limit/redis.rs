@@ -49,7 +49,7 @@ pub(crate) static SCRIPTS: &[&Script] = &[&CHECK, &REFUND, &BAN, &FORGET];
 pub struct RedisStore {
     pub(super) redis: RedisContext,
     slots: Slots,
-    denials: Denials,
+    pub(super) denials: Denials,
 }
 
 impl RedisStore {
@@ -73,7 +73,9 @@ impl RedisStore {
 
     /// How long a denial is believed at most, without asking Redis again: until its `retry_after`, and
     /// not longer than this, for another process may refund, reset or unban. Those of this process are
-    /// known at once. Zero asks always. Default: 5 s.
+    /// known at once. Of a policy with [`count_if`](crate::rate_limit::Policy::count_if), which refunds
+    /// as a rule, a denial is believed for 250 ms at most, unless it is a ban. Zero asks always.
+    /// Default: 5 s.
     #[must_use]
     pub fn deny_cache(mut self, at_most: Duration) -> Self {
         self.denials = Denials::new(&self.redis.context.clock, at_most);

@@ -119,6 +119,9 @@ pub struct Charge {
     pub shadow: bool,
     /// When its denials become a ban. Those of a shadow charge never do.
     pub ban_after: Option<BanAfter>,
+    /// Whether it may be given back as soon as there is a response: a denial of it is soon wrong.
+    #[cfg(feature = "redis")]
+    pub(crate) counted_later: bool,
     /// Whether units of it are held in the process; nothing to a store.
     pub(crate) local_lease: Option<LocalLease>,
 }
@@ -132,7 +135,18 @@ impl Charge {
         let (name, shadow) = (policy.shared_name(), policy.is_shadow());
         let (ban_after, local_lease) = (policy.bans_after(), policy.leases_locally());
         let key = key.into();
-        Self { policy: name, rule, key, cost, receipt, shadow, ban_after, local_lease }
+        Self {
+            policy: name,
+            rule,
+            key,
+            cost,
+            receipt,
+            shadow,
+            ban_after,
+            #[cfg(feature = "redis")]
+            counted_later: policy.is_counted_later(),
+            local_lease,
+        }
     }
 
     /// The same charge, as the outcome's receipt tells it: to be refunded.
