@@ -1,18 +1,23 @@
-//! The steps of an idempotency store, over memory and Redis: one by one, and random histories
-//! against a naive model.
+//! The steps of an idempotency store in memory, in Redis and in a Cluster: one by one, and random
+//! histories against a naive model.
+//!
+//! `TOWERKEEP_FUZZ_STEPS=200000` makes the histories many, `TOWERKEEP_FUZZ_SEED` makes others.
 
 #![allow(clippy::unwrap_used)] // a test that unwraps says where it failed
 
 mod support;
 #[macro_use]
 mod harness;
+mod idempotency_tests;
 
-use crate::harness::Harness;
+use crate::{
+    harness::{Harness, PREFIX},
+    idempotency_tests::history,
+};
 use bytes::Bytes;
-use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 use towerkeep::idempotency::{
-    Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, SMALL_OUTCOME, Terms,
+    Begun, Claim, Completed, Fingerprint, IdempotencyStore, Orphan, Terms,
 };
 
 on_every_backend! {
@@ -20,6 +25,7 @@ on_every_backend! {
     a_claim_that_was_taken_over_changes_nothing_any_more,
     an_orphan_is_told_apart_from_another_request_and_rejected_if_so_wished,
     the_fence_rises_over_abandoned_and_ended_records_and_over_a_clock_that_stands_still,
+    the_fence_rises_when_all_that_was_known_of_the_last_one_is_lost,
     a_record_outlives_its_retention_while_it_is_renewed,
     without_renewal_a_slow_holder_is_run_beside,
     a_watcher_is_told_of_the_end_by_another_process,
@@ -115,6 +121,26 @@ async fn the_fence_rises_over_abandoned_and_ended_records_and_over_a_clock_that_
     assert!(fence < 1 << 53, "a fence is a whole number in every language");
 }
 
+async fn the_fence_rises_when_all_that_was_known_of_the_last_one_is_lost(harness: Harness) {
+    let backend = harness.live().await;
+    let mut last = 0;
+    for round in 0..3 {
+        let ours = claim(&format!("token {round}"));
+        let (fence, _) = acquired(&backend, &ours).await;
+        assert!(fence > last, "{fence} after {last}");
+        last = fence;
+        if harness.is_shared() {
+            // The counter alone, or the record with it.
+            assert!(backend.abandon(&ours).await.unwrap() || round > 0);
+            let keys = harness.keys(&format!("{PREFIX}:idempotency:*"));
+            assert!(!keys.is_empty());
+            keys.iter().for_each(|key| drop(harness.command(&["DEL", key])));
+        } else {
+            assert!(backend.abandon(&ours).await.unwrap());
+        }
+    }
+}
+
 async fn a_record_outlives_its_retention_while_it_is_renewed(harness: Harness) {
     let ours = claim("ours");
     acquired(&harness.backend, &ours).await;
@@ -164,180 +190,10 @@ async fn a_watcher_is_told_of_the_end_by_another_process(harness: Harness) {
     }
 }
 
-#[derive(Clone, Debug)]
-enum Op {
-    Begin { id: u8, who: u8, print: u8, terms: Terms },
-    Renew { id: u8, who: u8, terms: Terms },
-    Complete { id: u8, who: u8, outcome: u8, terms: Terms },
-    Abandon { id: u8, who: u8 },
-    Advance { half_minutes: u32 },
-}
-
-fn histories() -> impl Strategy<Value = Vec<Op>> {
-    // Whole minutes, and steps of half ones: the real time that passes in Redis beside the manual
-    // one never decides.
-    let terms = (1u32..4, 1u32..9, any::<bool>()).prop_map(|(lease, retain, reject)| {
-        let on_orphan = if reject { Orphan::Reject } else { Orphan::Retry };
-        Terms::new(MINUTE * lease, MINUTE * retain).on_orphan(on_orphan)
-    });
-    let (id, who) = (0..2u8, 0..3u8);
-    let step = prop_oneof![
-        4 => (id.clone(), who.clone(), prop_oneof![9 => Just(0), 1 => Just(1u8)], terms.clone())
-            .prop_map(|(id, who, print, terms)| Op::Begin { id, who, print, terms }),
-        2 => (id.clone(), who.clone(), terms.clone())
-            .prop_map(|(id, who, terms)| Op::Renew { id, who, terms }),
-        2 => (id.clone(), who.clone(), any::<u8>(), terms)
-            .prop_map(|(id, who, outcome, terms)| Op::Complete { id, who, outcome, terms }),
-        1 => (id, who).prop_map(|(id, who)| Op::Abandon { id, who }),
-        3 => (1..8u32).prop_map(|half_minutes| Op::Advance { half_minutes }),
-    ];
-    proptest::collection::vec(step, 1..40)
-}
-
-#[derive(Debug, PartialEq)]
-enum Reply {
-    Begun(Begun),
-    Flag(bool),
-    Completed(Completed),
-    Nothing,
-}
-
-async fn ask(harness: &Harness, round: usize, op: &Op) -> Reply {
-    let claim = |id: &u8, who: &u8| Claim::new(format!("{round}-{id}"), format!("token {who}"));
-    match op {
-        Op::Begin { id, who, print, terms } => {
-            let print = Fingerprint::new([*print; 32]);
-            Reply::Begun(harness.begin(&claim(id, who), &print, *terms).await.unwrap())
-        }
-        Op::Renew { id, who, terms } => {
-            Reply::Flag(harness.renew(&claim(id, who), *terms).await.unwrap())
-        }
-        Op::Complete { id, who, outcome, terms } => {
-            let outcome = Bytes::from(vec![*outcome; SMALL_OUTCOME]);
-            let completed = harness.complete(&claim(id, who), outcome, *terms).await.unwrap();
-            Reply::Completed(completed)
-        }
-        Op::Abandon { id, who } => Reply::Flag(harness.abandon(&claim(id, who)).await.unwrap()),
-        Op::Advance { half_minutes } => {
-            harness.advance(MINUTE / 2 * *half_minutes);
-            Reply::Nothing
-        }
-    }
-}
-
-/// The records as one would write them down, all times in half minutes from the start.
-#[derive(Default)]
-struct Model {
-    now: u32,
-    records: HashMap<u8, Line>,
-    /// The last fence, and when it is forgotten.
-    fences: HashMap<u8, (u64, u32)>,
-}
-
-struct Line {
-    holder: u8,
-    print: u8,
-    fence: u64,
-    attempts: u32,
-    lease_ends: u32,
-    outcome: Option<u8>,
-    ends: u32,
-}
-
-fn half_minutes(duration: Duration) -> u32 {
-    (duration.as_secs() / 30) as u32
-}
-
-impl Model {
-    fn ask(&mut self, op: &Op, start_us: u64) -> Reply {
-        let now = self.now;
-        self.records.retain(|_, line| line.ends > now);
-        self.fences.retain(|_, (_, ends)| *ends > now);
-        match *op {
-            Op::Advance { half_minutes } => {
-                self.now += half_minutes;
-                Reply::Nothing
-            }
-            Op::Begin { id, who, print, terms } => {
-                Reply::Begun(self.begin(id, who, print, terms, start_us))
-            }
-            Op::Renew { id, who, terms } => Reply::Flag(match self.held(id, who) {
-                Some(line) => {
-                    line.lease_ends = now + half_minutes(terms.lease);
-                    line.ends = now + half_minutes(terms.retain.max(terms.lease));
-                    true
-                }
-                None => false,
-            }),
-            Op::Complete { id, who, outcome, terms } => {
-                if let Some(line) = self.held(id, who) {
-                    line.outcome = Some(outcome);
-                    line.ends = now + half_minutes(terms.retain);
-                    return Reply::Completed(Completed::Stored);
-                }
-                let mine = self.records.get(&id).is_some_and(|line| line.holder == who);
-                Reply::Completed(if mine { Completed::Already } else { Completed::Lost })
-            }
-            Op::Abandon { id, who } => {
-                let held = self.held(id, who).is_some();
-                if held {
-                    self.records.remove(&id);
-                }
-                Reply::Flag(held)
-            }
-        }
-    }
-
-    fn held(&mut self, id: u8, who: u8) -> Option<&mut Line> {
-        self.records.get_mut(&id).filter(|line| line.holder == who && line.outcome.is_none())
-    }
-
-    fn begin(&mut self, id: u8, who: u8, print: u8, terms: Terms, start_us: u64) -> Begun {
-        let now = self.now;
-        let lease_ends = now + half_minutes(terms.lease);
-        let ends = now + half_minutes(terms.retain.max(terms.lease));
-        let mut attempts = 0;
-        let mut last = self.fences.get(&id).map_or(0, |(fence, _)| *fence);
-        if let Some(line) = self.records.get_mut(&id) {
-            if line.print != print {
-                return Begun::Mismatch;
-            }
-            if let Some(outcome) = line.outcome {
-                return Begun::Replay(vec![outcome; SMALL_OUTCOME].into());
-            }
-            if line.holder == who {
-                (line.lease_ends, line.ends) = (lease_ends, ends);
-                return Begun::Acquired { fence: line.fence, attempts: line.attempts };
-            }
-            if line.lease_ends > now {
-                return Begun::Busy { left: MINUTE / 2 * (line.lease_ends - now) };
-            }
-            if terms.on_orphan == Orphan::Reject {
-                return Begun::Orphan { attempts: line.attempts };
-            }
-            attempts = line.attempts;
-            last = last.max(line.fence);
-        }
-        let fence = (last + 1).max(start_us + u64::from(now) * 30_000_000);
-        attempts += 1;
-        let line = Line { holder: who, print, fence, attempts, lease_ends, outcome: None, ends };
-        self.records.insert(id, line);
-        self.fences.insert(id, (fence, now + 2 * (ends - now)));
-        Begun::Acquired { fence, attempts }
-    }
-}
-
 async fn histories_agree_with_a_naive_model(harness: Harness) {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = TestRunner::new(config);
-    for round in 0..100 {
-        let history = histories().new_tree(&mut runner).unwrap().current();
-        let start_us = u64::try_from(harness.clock.now().as_micros()).unwrap();
-        let mut model = Model::default();
-        for (at, op) in history.iter().enumerate() {
-            let expected = model.ask(op, start_us);
-            let found = ask(&harness, round, op).await;
-            assert_eq!(found, expected, "step {at} of {history:#?}");
-        }
-    }
+    let number = |name: &str, default| {
+        std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let steps = number("TOWERKEEP_FUZZ_STEPS", 2_000);
+    history::replay(&harness, steps, number("TOWERKEEP_FUZZ_SEED", 1)).await;
 }
