@@ -498,6 +498,12 @@ async fn another_request_under_a_used_key_is_422(harness: Harness) {
         ("body", keyed("/pay", "k", "order!")),
         ("path", keyed("/status/200", "k", "order")),
         ("query", keyed("/pay?x=1", "k", "order")),
+        (
+            "host",
+            with(|request| {
+                request.headers_mut().insert("host", "other.example".parse().unwrap());
+            }),
+        ),
         ("method", with(|request| *request.method_mut() = Method::PUT)),
         (
             "content type",

@@ -8,16 +8,16 @@ use crate::{
         claim,
         fingerprint::{content_key, fingerprint},
         handle::Idempotent,
-        layer::{Config, InFlight, Scope},
+        layer::{Config, Scope},
         rejection::Rejection,
         run::{Run, run},
         store::{Begun, Claim, Fingerprint, Terms},
         stored::{Stored, replay},
+        wait::Wait,
     },
     key::digest,
     lease::Lease,
     marks::UserId,
-    pubsub::Subscription,
     store::StoreError,
     telemetry::{self, IDEMPOTENCY_TOTAL},
     token,
@@ -25,25 +25,9 @@ use crate::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request::Parts};
 use http_body::Body;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{sleep, timeout},
-};
+use std::sync::Arc;
+use tokio::time::timeout;
 use tower::Service;
-
-/// How soon one who waits without hints looks by itself, as most handlers are quick; each further
-/// pause is twice as long, up to the last one.
-const FIRST_LOOK: Duration = Duration::from_millis(25);
-
-/// How often one who waits for hints looks by itself, in case one was lost.
-const LAST_LOOKS: Duration = Duration::from_secs(1);
-
-/// How long one who waits for hints waits for the subscription. Without it, it only looks.
-const SUBSCRIBED_WITHIN: Duration = Duration::from_millis(100);
 
 /// What becomes of a request with a key.
 #[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
@@ -255,106 +239,4 @@ fn replayed<B: Body>(outcome: Bytes) -> Result<Response<ResponseBody<B>>, Reject
 fn unavailable(error: &StoreError) -> Rejection {
     telemetry::store_failed("idempotency", error);
     Rejection::Unavailable
-}
-
-/// The wait for another's answer. Waking means: look again.
-struct Wait {
-    until: Instant,
-    /// None from a store that sends no hints.
-    hints: Option<Subscription>,
-    /// Between two looks; `None` before the first.
-    pause: Option<Duration>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Wait {
-    /// `None` if requests do not wait here, or too many do.
-    fn begin(config: &Config, id: &str) -> Option<Self> {
-        let InFlight::Wait { max } = config.in_flight else { return None };
-        let place = config.waiters.clone().try_acquire_owned().ok()?;
-        let until = Instant::now() + max;
-        Some(Self { until, hints: config.store.watch(id), pause: None, _place: place })
-    }
-
-    /// Waits until it is worth looking again; `false` once the wait is over. `left` is what the
-    /// other's lease has.
-    async fn once(&mut self, left: Duration) -> bool {
-        let rest = self.until.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
-            return false;
-        }
-        let Some(pause) = self.pause else {
-            // What came before the subscription is seen by the look that follows; what comes after it
-            // is told.
-            let told = match &mut self.hints {
-                Some(hints) => hints.ready(SUBSCRIBED_WITHIN.min(rest)).await,
-                None => false,
-            };
-            self.pause = Some(if told { LAST_LOOKS } else { FIRST_LOOK });
-            return true;
-        };
-        self.pause = Some((pause * 2).min(LAST_LOOKS));
-        let pause = jittered(pause).min(left).min(rest);
-        match &mut self.hints {
-            // Either end means the same: look again.
-            Some(hints) => drop(timeout(pause, hints.recv()).await),
-            None => sleep(pause).await,
-        }
-        true
-    }
-}
-
-/// Half of it to one and a half, so that those who wait together do not look together.
-fn jittered(pause: Duration) -> Duration {
-    let spread = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
-    pause / 2 + Duration::from_micros(token::jitter(spread))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pubsub::Hints;
-
-    const LONG: Duration = Duration::from_secs(3_600);
-
-    fn waiting(hints: &Hints, max: Duration, pause: Option<Duration>) -> Wait {
-        let place = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        Wait {
-            until: Instant::now() + max,
-            hints: Some(hints.subscribe("id")),
-            pause,
-            _place: place,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_hint_ends_a_pause_long_before_the_next_look() {
-        let hints = Hints::memory();
-        let mut wait = waiting(&hints, LONG, None);
-        assert!(wait.once(LONG).await);
-        assert_eq!(wait.pause, Some(LAST_LOOKS), "whoever is told need not look often");
-        wait.pause = Some(LONG);
-        hints.publish("id", Bytes::new()).await.unwrap();
-        assert!(timeout(Duration::from_secs(20), wait.once(LONG)).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn of_a_store_without_hints_a_wait_looks_by_itself() {
-        let mut wait = Wait { hints: None, ..waiting(&Hints::memory(), LONG, None) };
-        assert!(wait.once(LONG).await);
-        assert_eq!(wait.pause, Some(FIRST_LOOK), "nobody tells, so it looks soon");
-        assert!(timeout(Duration::from_secs(20), wait.once(LONG)).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn a_pause_ends_with_the_lease_and_with_the_wait_when_no_hint_comes() {
-        let hints = Hints::memory();
-        let brief = Duration::from_millis(5);
-        let patience = Duration::from_secs(20);
-        let mut wait = waiting(&hints, LONG, Some(LONG));
-        assert!(timeout(patience, wait.once(brief)).await.unwrap());
-        let mut wait = waiting(&hints, brief, Some(LONG));
-        assert!(timeout(patience, wait.once(LONG)).await.unwrap(), "there is one last look");
-        assert!(!wait.once(LONG).await);
-    }
 }

@@ -6,6 +6,7 @@ use crate::{
         rejection::Rejection,
         service::Idempotency,
         store::{IdempotencyStore, Orphan, Terms},
+        wait::Waiters,
     },
     marks::UserId,
     problem,
@@ -14,7 +15,6 @@ use crate::{
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
 /// Shortest lease: below it the renewals would do nothing but follow each other.
@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pub(crate) required: Vec<Method>,
     pub(crate) lenient: bool,
     pub(crate) in_flight: InFlight,
-    pub(crate) waiters: Arc<Semaphore>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) terms: Terms,
     /// How long after its answer a request without a key is the same; `None`: it passes through.
     pub(crate) window: Option<Duration>,
@@ -101,7 +101,7 @@ impl IdempotencyLayer {
             required: Vec::new(),
             lenient: false,
             in_flight: InFlight::Conflict,
-            waiters: Arc::new(Semaphore::new(1_024)),
+            waiters: Arc::new(Waiters::new(1_024)),
             terms: Terms::new(Duration::from_secs(30), Duration::from_secs(24 * 3_600)),
             window: None,
             canonical: None,
@@ -125,6 +125,11 @@ impl IdempotencyLayer {
     #[must_use]
     pub fn records(&self) -> Records {
         Records::new(self.config.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.clone()
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -260,8 +265,7 @@ impl IdempotencyLayer {
     /// How many requests may wait for others at a time, over all clones of this layer; those above
     /// get 409 at once. Each holds its body in memory. Default: 1,024.
     pub fn max_waiters(self, requests: usize) -> Self {
-        let requests = requests.min(Semaphore::MAX_PERMITS);
-        self.with(|config| config.waiters = Arc::new(Semaphore::new(requests)))
+        self.with(|config| config.waiters = Arc::new(Waiters::new(requests)))
     }
 
     /// How long after its server has vanished a request stays in flight. It is renewed at every

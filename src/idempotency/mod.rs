@@ -9,8 +9,8 @@
 //!    key is told by its [content](IdempotencyLayer::dedup_by_content), for some seconds.
 //! 2. The scope of the key is found: the [`UserId`](crate::UserId), unless the layer is told
 //!    [otherwise](IdempotencyLayer::scope). Without one, 403. Equal keys of two users are two keys.
-//! 3. The body is read, at most 1 MiB (413) within 30 s (408). Its hash and that of the method, path,
-//!    query and content type are the request's fingerprint.
+//! 3. The body is read, at most 1 MiB (413) within 30 s (408). Its hash and that of the method, host,
+//!    path, query and content type are the request's fingerprint.
 //! 4. The store decides in one atomic step and one round trip:
 //!    - the key is **new**: the handler runs, holding a lease that is renewed for as long as it does;
 //!    - it was **used for the same request**, which is over: its answer is sent again, with
@@ -81,8 +81,8 @@
 //! of a run is published, as an empty message, to the channel `<prefix>:idempotency:{<id>}:end`.
 //!
 //! A run costs two round trips and one for each renewal (every 10 s by default); a replay, a 409 and a
-//! 422 cost one. One who waits subscribes to the channel and looks once a second in case a message was
-//! lost.
+//! 422 cost one. Of those who wait for a record one in each process subscribes to the channel and looks
+//! once a second in case a message was lost; the others follow one by one when it has its answer.
 //!
 //! A server that evicts may drop records, and a server without persistence forgets them when it
 //! restarts: their requests would run again. Use `maxmemory-policy noeviction`.
@@ -166,6 +166,7 @@ mod service;
 mod sfv;
 mod store;
 mod stored;
+mod wait;
 
 pub(crate) use crate::idempotency::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]

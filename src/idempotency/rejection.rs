@@ -148,8 +148,8 @@ impl fmt::Display for Rejection {
                 "the body of a request that is handled once may have at most {limit} bytes"
             ),
             Self::Mismatch => f.write_str(
-                "this Idempotency-Key was used before for a request with another method, path, \
-                 content type or body; use a new key for a new request",
+                "this Idempotency-Key was used before for a request with another method, host, \
+                 path, content type or body; use a new key for a new request",
             ),
             Self::InFlight { .. } => f.write_str(
                 "the same request is being handled; retry, with the same Idempotency-Key if it has \
