@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinSet,
 };
 use tower::{
@@ -64,6 +64,10 @@ on_every_backend! {
     a_stored_answer_is_replayed_without_what_was_meant_for_the_first_asker,
     an_answer_that_is_too_large_streams_through_and_never_runs_again,
     a_stream_of_events_is_passed_on_as_it_comes,
+    an_answer_that_comes_bit_by_bit_is_sent_as_it_comes_and_replayed_as_a_whole,
+    an_answer_that_comes_bit_by_bit_is_kept_whole_although_its_client_leaves,
+    an_answer_without_an_end_is_passed_on_and_becomes_a_tombstone,
+    an_answer_that_breaks_after_its_beginning_is_not_recorded,
     the_status_decides_what_is_stored_unless_the_handler_does,
     what_another_version_wrote_is_409_and_never_run_again,
     a_failed_commit_leaves_the_record_to_its_lease,
@@ -602,6 +606,112 @@ async fn a_stream_of_events_is_passed_on_as_it_comes(harness: Harness) {
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
     let retry = send(&app, keyed("/", "k", "order")).await;
     assert!(matches!(retry.rejection, Some(Rejection::Tombstone { .. })));
+}
+
+/// An app whose answer is "begin ", then what the test sends; an answer whose sender is dropped ends.
+fn piecemeal(layer: IdempotencyLayer) -> (Router, mpsc::UnboundedSender<Piece>, Arc<AtomicUsize>) {
+    let (sender, pieces) = mpsc::unbounded_channel::<Piece>();
+    let (pieces, runs) = (Arc::new(Mutex::new(Some(pieces))), Arc::new(AtomicUsize::new(0)));
+    let seen = runs.clone();
+    let app = Router::new()
+        .route(
+            "/",
+            post(async move || {
+                seen.fetch_add(1, SeqCst);
+                let pieces = pieces.lock().unwrap().take().expect("it runs once");
+                let rest = stream::unfold(pieces, async |mut pieces| {
+                    pieces.recv().await.map(|piece| (piece, pieces))
+                });
+                let first = stream::once(async { Ok(Bytes::from_static(b"begin ")) });
+                Body::from_stream(stream::StreamExt::chain(first, Box::pin(rest)))
+            }),
+        )
+        .layer(layer);
+    (app, sender, runs)
+}
+
+type Piece = Result<Bytes, &'static str>;
+
+/// The answer's body, of which the first piece has come.
+async fn begun(app: &Router) -> Body {
+    let answer = app.clone().oneshot(keyed("/", "k", "order"));
+    let response = tokio::time::timeout(PATIENCE, answer).await.expect("it is held up").unwrap();
+    let mut body = response.into_body();
+    assert_eq!(piece(&mut body).await, "begin ");
+    body
+}
+
+async fn piece(body: &mut Body) -> Bytes {
+    let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("it is held up");
+    frame.unwrap().unwrap().into_data().unwrap()
+}
+
+async fn an_answer_that_comes_bit_by_bit_is_sent_as_it_comes_and_replayed_as_a_whole(
+    harness: Harness,
+) {
+    let (app, pieces, runs) = piecemeal(IdempotencyLayer::new(harness.backend.clone()));
+    let mut body = begun(&app).await;
+    for n in 0..3 {
+        let retry = send(&app, keyed("/", "k", "order")).await;
+        assert!(matches!(retry.rejection, Some(Rejection::InFlight { .. })), "it has no end yet");
+        pieces.send(Ok(Bytes::from(format!("{n} ")))).unwrap();
+        assert_eq!(piece(&mut body).await, format!("{n} "));
+    }
+    drop(pieces);
+    assert!(body.frame().await.is_none());
+    // The end is sent when it is recorded.
+    let retry = send(&app, keyed("/", "k", "order")).await;
+    assert!(retry.is_replay());
+    assert_eq!((retry.body.as_str(), runs.load(SeqCst)), ("begin 0 1 2 ", 1));
+}
+
+async fn an_answer_that_comes_bit_by_bit_is_kept_whole_although_its_client_leaves(
+    harness: Harness,
+) {
+    let (app, pieces, runs) = piecemeal(IdempotencyLayer::new(harness.backend.clone()));
+    drop(begun(&app).await);
+    for _ in 0..100 {
+        pieces.send(Ok(Bytes::from_static(b"x"))).unwrap();
+    }
+    drop(pieces);
+    let retry = settle(&app, || keyed("/", "k", "order")).await;
+    assert!(retry.is_replay());
+    assert_eq!(retry.body, format!("begin {}", "x".repeat(100)));
+    assert_eq!(runs.load(SeqCst), 1);
+}
+
+async fn an_answer_without_an_end_is_passed_on_and_becomes_a_tombstone(harness: Harness) {
+    let layer = IdempotencyLayer::new(harness.backend.clone());
+    for (layer, more) in [
+        (layer.clone().stored_limit(100), 100),
+        (layer.time_limit(Duration::from_millis(50)).scope(|_| Some("other".into())), 1),
+    ] {
+        let (app, pieces, runs) = piecemeal(layer);
+        let mut body = begun(&app).await;
+        for n in 0..more {
+            pieces.send(Ok(Bytes::from(format!("{n}")))).unwrap();
+            assert_eq!(piece(&mut body).await, format!("{n}"));
+        }
+        let retry = settle(&app, || keyed("/", "k", "order")).await;
+        assert!(matches!(retry.rejection, Some(Rejection::Tombstone { .. })), "{}", retry.body);
+        // Nobody waits for its end at a shutdown, and it still goes on.
+        assert_eq!(harness.backend.shutdown(PATIENCE).await, 0);
+        pieces.send(Ok(Bytes::from_static(b"still"))).unwrap();
+        assert_eq!(piece(&mut body).await, "still");
+        drop(body);
+        tokio::time::timeout(PATIENCE, pieces.closed()).await.expect("it ends with its client");
+        assert_eq!(runs.load(SeqCst), 1);
+    }
+}
+
+async fn an_answer_that_breaks_after_its_beginning_is_not_recorded(harness: Harness) {
+    let (app, pieces, _) = piecemeal(IdempotencyLayer::new(harness.backend.clone()));
+    let mut body = begun(&app).await;
+    pieces.send(Err("cut")).unwrap();
+    assert!(body.frame().await.unwrap().unwrap_err().to_string().contains("cut"));
+    assert_eq!(harness.backend.shutdown(PATIENCE).await, 0);
+    let retry = send(&app, keyed("/", "k", "order")).await;
+    assert!(matches!(retry.rejection, Some(Rejection::InFlight { .. })));
 }
 
 async fn the_status_decides_what_is_stored_unless_the_handler_does(harness: Harness) {

@@ -13,9 +13,9 @@ use http::{
     uri::Authority,
 };
 
-/// SHA-256 over the method, the path with the query, the content type and the body as it was sent,
-/// or as `canonical` has it, each with its length before it, so that no byte can move from one part to
-/// the next.
+/// SHA-256 over the method, the host, the path with the query, the content type and the body as it was
+/// sent, or as `canonical` has it, each with its length before it, so that no byte can move from one part
+/// to the next.
 pub(crate) fn fingerprint(
     parts: &Parts,
     body: &Bytes,

@@ -22,7 +22,8 @@
 //!      [not](Orphan::Reject), with 409.
 //! 5. The handler runs in a task of its own, so a client that leaves changes nothing. When its answer
 //!    is complete and what [`Finish`](crate::marks::Finish) holds (a session's commit) is done, the
-//!    answer is recorded, and only then sent. 5xx and the statuses that ask for another try are not
+//!    answer is recorded, and only then sent; one that comes bit by bit is sent as it comes, and its
+//!    end when it is recorded. 5xx and the statuses that ask for another try are not
 //!    recorded; see [`Outcome`].
 //!
 //! # Example
@@ -166,6 +167,7 @@ mod service;
 mod sfv;
 mod store;
 mod stored;
+mod stream;
 mod wait;
 
 pub(crate) use crate::idempotency::memory::DEFAULT_CAPACITY;

@@ -10,6 +10,7 @@ use crate::{
         rejection::Rejection,
         store::{Claim, Completed, SMALL_OUTCOME, Terms},
         stored::Stored,
+        stream::Streaming,
     },
     lease::Lease,
     marks::Finish,
@@ -23,7 +24,12 @@ use http::{
     response::Parts,
 };
 use http_body::{Body, Frame};
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
@@ -40,13 +46,16 @@ pub(crate) struct Run {
     pub(crate) terms: Terms,
 }
 
-/// What a handler made: the answer, and what to record of it (`None`: nothing, it may run again).
-struct Made<B: Body> {
-    response: Response<ResponseBody<B>>,
-    record: Option<Stored>,
+/// What a handler made.
+enum Made<B: Body> {
+    /// The answer, and what to record of it (`None`: nothing, it may run again).
+    Whole { response: Response<ResponseBody<B>>, record: Option<Stored> },
+    /// An answer to record whose end nobody knows yet.
+    Streaming(Streaming<B>),
 }
 
-/// Runs the handler, records the outcome, and only then hands the answer to the client.
+/// Runs the handler, records the outcome, and only then hands the answer to the client; of one that
+/// comes bit by bit, only its end.
 ///
 /// A panic, an error of the inner service and a broken body leave the record as it is: whether the
 /// handler had its effect is unknown, so the next attempt comes when the lease has ended and is told
@@ -59,7 +68,8 @@ pub(crate) async fn run<S, Q, R>(
 ) where
     S: Service<Request<RequestBody<Q>>, Response = Response<R>>,
     Q: Body<Data = Bytes>,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
 {
     // From here on a drop must not abandon the record: the handler may have had an effect.
     this.lease.disarm();
@@ -71,9 +81,15 @@ pub(crate) async fn run<S, Q, R>(
         Ok(this.read(response).await)
     };
     match timeout(limit, made).await {
-        Ok(Ok(Ok(made))) => {
-            let finished = finish.run(made.response.status()).await;
-            let Made { response, record } = made;
+        Ok(Ok(Ok(Made::Streaming(answer)))) => match finish.run(answer.head.status).await {
+            Err(error) => {
+                telemetry::store_failed("idempotency", &error);
+                let _ = head.send(Ok(answer.into_response()));
+            }
+            Ok(()) => this.stream(answer, head).await,
+        },
+        Ok(Ok(Ok(Made::Whole { response, record }))) => {
+            let finished = finish.run(response.status()).await;
             match (finished, record) {
                 (Err(error), _) => {
                     telemetry::store_failed("idempotency", &error);
@@ -113,7 +129,7 @@ impl Run {
             Outcome::Store | Outcome::Tombstone => Some(tombstone),
         };
         let response = Response::from_parts(head, ResponseBody::inner(body));
-        Ok(Made { response, record })
+        Ok(Made::Whole { response, record })
     }
 
     /// What becomes of the answer: as its extensions say, else as the handler said, else as its
@@ -123,49 +139,59 @@ impl Run {
         said.or_else(|| self.handle.decided()).unwrap_or_else(|| Outcome::of(head.status))
     }
 
-    /// Records the outcome, and sends the answer as soon as that has succeeded or failed once. After
-    /// a failure it goes on trying while the lease lasts: it never gives the record up, as a retry
-    /// would then run what has been run.
     async fn complete<R: Body, E>(
         mut self,
         record: Stored,
         response: Response<ResponseBody<R>>,
         head: HeadSender<R, E>,
     ) {
+        self.settle(&record, async { drop(head.send(Ok(response))) }).await;
+    }
+
+    /// Records the outcome, and answers as soon as that has succeeded or failed once. After a failure
+    /// it goes on trying while the lease lasts: it never gives the record up, as a retry would then
+    /// run what has been run.
+    pub(crate) async fn settle(&mut self, record: &Stored, answer: impl Future<Output = ()>) {
         // A renewal that arrives after the outcome would be refused and taken for a loss.
         self.lease.stop_renewal().await;
-        let Config { store, stored_limit, .. } = &*self.config;
-        let mut outcome = record.encode(*stored_limit);
-        let mut unsent = Some((head, response));
+        let mut outcome = record.encode(self.config.stored_limit);
+        let mut recorded = self.record(record, &mut outcome).await;
+        answer.await;
         let mut pause = FIRST_PAUSE;
+        while !recorded {
+            let rest = self.lease.valid_for();
+            if rest.is_zero() {
+                break;
+            }
+            let jitter = Duration::from_millis(token::jitter(pause.as_millis() as u64));
+            sleep((pause + jitter).min(rest)).await;
+            pause *= 2;
+            recorded = self.record(record, &mut outcome).await;
+        }
+    }
+
+    /// `false` if the store failed. It is asked for less if it has no room for `outcome`.
+    async fn record(&self, record: &Stored, outcome: &mut Bytes) -> bool {
+        let store = &self.config.store;
         loop {
             match store.complete(&self.claim, outcome.clone(), self.terms).await {
                 Ok(Completed::Lost) => {
                     telemetry::count(IDEMPOTENCY_TOTAL, "lost");
-                    break;
+                    return true;
                 }
                 Ok(Completed::Stored | Completed::Already) => {
                     telemetry::count(IDEMPOTENCY_TOTAL, "completed");
-                    break;
-                }
-                Err(error) if error.is_full() && outcome.len() > SMALL_OUTCOME => {
-                    telemetry::store_failed("idempotency", &error);
-                    outcome = record.encode(SMALL_OUTCOME);
+                    return true;
                 }
                 Err(error) => {
                     telemetry::store_failed("idempotency", &error);
-                    send(&mut unsent);
-                    let rest = self.lease.valid_for();
-                    if rest.is_zero() {
-                        break;
+                    if !error.is_full() || outcome.len() <= SMALL_OUTCOME {
+                        return false;
                     }
-                    let jitter = Duration::from_millis(token::jitter(pause.as_millis() as u64));
-                    sleep((pause + jitter).min(rest)).await;
-                    pause *= 2;
+                    *outcome = record.encode(SMALL_OUTCOME);
                 }
             }
         }
-        send(&mut unsent);
     }
 
     /// Gives the record up, so that the next request is the first again, and sends the answer.
@@ -183,16 +209,8 @@ impl Run {
     }
 }
 
-type Unsent<R, E> = (HeadSender<R, E>, Response<ResponseBody<R>>);
-
-/// Hands the answer to the client, who may have left.
-fn send<R: Body, E>(unsent: &mut Option<Unsent<R, E>>) {
-    if let Some((head, response)) = unsent.take() {
-        let _ = head.send(Ok(response));
-    }
-}
-
-/// Reads a body to its end, or until it is larger than the limit.
+/// Reads a body to its end, or until it is larger than the limit or the next part of it is not there
+/// yet: a client must not wait for the end of an answer that has none.
 async fn read<R: Body<Data = Bytes>>(
     body: R,
     limit: usize,
@@ -202,7 +220,15 @@ async fn read<R: Body<Data = Bytes>>(
     let mut trailers: Option<HeaderMap> = None;
     let hint = body.size_hint();
     let mut body = Box::pin(body);
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+    loop {
+        let polled = poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await;
+        let frame = match polled {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) => break,
+            Poll::Pending => {
+                return Ok(Made::Streaming(Streaming { head, chunks, length, trailers, body }));
+            }
+        };
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) if data.is_empty() => {}
             Ok(Ok(data)) => {
@@ -211,7 +237,8 @@ async fn read<R: Body<Data = Bytes>>(
                 if length > limit {
                     let record = Some(Stored::Tombstone { status: head.status });
                     let body = ResponseBody::resumed(chunks, body);
-                    return Ok(Made { response: Response::from_parts(head, body), record });
+                    let response = Response::from_parts(head, body);
+                    return Ok(Made::Whole { response, record });
                 }
             }
             Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
@@ -228,11 +255,11 @@ async fn read<R: Body<Data = Bytes>>(
     }
     let record = Some(Stored::response(&head, data.clone(), trailers.clone()));
     let body = ResponseBody::buffered(data, trailers);
-    Ok(Made { response: Response::from_parts(head, body), record })
+    Ok(Made::Whole { response: Response::from_parts(head, body), record })
 }
 
 /// The length that the head announces, if it does.
-fn announced(head: &Parts) -> Option<u64> {
+pub(crate) fn announced(head: &Parts) -> Option<u64> {
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
