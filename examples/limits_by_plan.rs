@@ -1,6 +1,6 @@
-//! An API whose tenants have plans, which a database knows: each tenant's limits are those of its plan,
-//! shared by all servers, and told in every response. An operator looks at a tenant, changes its plan,
-//! gives it a fresh start or bans it.
+//! An API whose tenants have plans: each tenant's limits are those of its plan, shared by all servers, and
+//! told in every response. An operator looks at a tenant, changes its plan, gives it a fresh start or
+//! bans it.
 //!
 //! ```sh
 //! cargo run --example limits_by_plan
@@ -12,7 +12,7 @@
 //!
 //! # the operator's own port, one further
 //! curl http://127.0.0.1:3001/tenants/acme
-//! curl -X PUT http://127.0.0.1:3001/tenants/acme/plan/pro   # holds within 10 seconds
+//! curl -X PUT http://127.0.0.1:3001/tenants/acme/plan/pro
 //! curl -X POST http://127.0.0.1:3001/tenants/acme/reset
 //! curl -X PUT 'http://127.0.0.1:3001/tenants/acme/ban?seconds=60'
 //! curl -X DELETE http://127.0.0.1:3001/tenants/acme/ban
@@ -22,14 +22,13 @@ use axum::{
     Json, Router,
     extract::{Extension, Path, Query, Request, State},
     http::{StatusCode, request::Parts},
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    convert::Infallible,
     env,
     error::Error,
     fmt,
@@ -38,7 +37,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
-use tokio::{net::TcpListener, signal, time::sleep};
+use tokio::{net::TcpListener, signal};
 use towerkeep::{
     Backend, StoreError,
     rate_limit::{
@@ -49,13 +48,6 @@ use towerkeep::{
 /// The policies' names, in headers, in Redis and for the operator.
 const BURST: &str = "burst";
 const DAILY: &str = "daily";
-
-/// How long a server believes what the database said of a tenant: a new plan holds after that at the
-/// latest, and the database is asked no more often for a policy.
-pub(crate) const PLANS_VALID_FOR: Duration = Duration::from_secs(10);
-
-/// What a question to the database takes.
-const LATENCY: Duration = Duration::from_millis(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -81,8 +73,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
         operator.local_addr()?
     );
     let tenants = Tenants::default();
-    let limits = limits(backend.clone(), tenants.clone());
-    let app = app(&backend, limits.clone());
+    let limits = limits(backend.clone());
+    let app = app(&backend, limits.clone(), tenants.clone());
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let interrupted = || async { signal::ctrl_c().await.unwrap_or_default() };
     tokio::try_join!(
@@ -123,66 +115,60 @@ impl Plan {
     }
 }
 
-/// Stands for what a signed key says: whose it is, but not what they pay for.
-const KEYS: [(&str, &str); 2] = [("acme-key", "acme"), ("globex-key", "globex")];
-
 /// Who asks, in the request's extensions once the API key is known. It is counted by its name.
 #[derive(Clone, Debug)]
-struct Tenant(String);
+struct Tenant {
+    name: Arc<str>,
+    plan: Plan,
+}
 
 impl fmt::Display for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
 /// Stands for the table of tenants in a database: what each one's plan is.
 #[derive(Clone)]
-pub(crate) struct Tenants(Arc<RwLock<HashMap<String, Plan>>>);
+pub(crate) struct Tenants(Arc<RwLock<HashMap<Arc<str>, Plan>>>);
 
 impl Default for Tenants {
     fn default() -> Self {
         let plans = [("acme", Plan::Free), ("globex", Plan::Pro)];
-        Self(Arc::new(RwLock::new(plans.map(|(name, plan)| (name.into(), plan)).into())))
+        let plans = plans.map(|(name, plan)| (name.into(), plan));
+        Self(Arc::new(RwLock::new(plans.into())))
     }
 }
 
 impl Tenants {
-    async fn plan_of(&self, name: &str) -> Option<Plan> {
-        sleep(LATENCY).await;
+    fn plan_of(&self, name: &str) -> Option<Plan> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    async fn change(&self, name: &str, plan: Plan) -> Option<Plan> {
-        sleep(LATENCY).await;
+    fn change(&self, name: &str, plan: Plan) -> Option<Plan> {
         let mut plans = self.0.write().unwrap_or_else(PoisonError::into_inner);
         plans.get_mut(name).map(|old| std::mem::replace(old, plan))
+    }
+
+    /// Stands for looking up a key by its hash: acme's is "acme-key".
+    fn by_key(&self, key: &str) -> Option<Tenant> {
+        let name = key.strip_suffix("-key")?;
+        Some(Tenant { name: name.into(), plan: self.plan_of(name)? })
     }
 }
 
 /// Both limits of a tenant: one request is one step of the store, whatever the number of policies.
-pub(crate) fn limits(backend: Backend, tenants: Tenants) -> RateLimitLayer {
-    let burst = Policy::gcra(BURST, Plan::Free.burst());
-    let daily = Policy::fixed_window(DAILY, Plan::Free.daily());
-    RateLimitLayer::new(backend, by_plan(burst, tenants.clone(), Plan::burst))
-        .policy(by_plan(daily, tenants, Plan::daily))
+pub(crate) fn limits(backend: Backend) -> RateLimitLayer {
+    let plan = |parts: &Parts| parts.extensions.get::<Tenant>().map(|tenant| tenant.plan);
+    let burst = Policy::gcra(BURST, Plan::Free.burst()).key(by::extension::<Tenant>());
+    let daily = Policy::fixed_window(DAILY, Plan::Free.daily()).key(by::extension::<Tenant>());
+    RateLimitLayer::new(backend, burst.quota_with(move |parts| plan(parts).map(Plan::burst)))
+        .policy(daily.quota_with(move |parts| plan(parts).map(Plan::daily)))
         .headers(Headers::Both)
 }
 
-/// Counts by tenant, and looks up the tenant's plan. While the database is away, the plan that it told
-/// last holds, or else the free one.
-fn by_plan(policy: Policy, tenants: Tenants, quota: fn(Plan) -> Quota) -> Policy {
-    let tenant = |parts: &Parts| parts.extensions.get::<Tenant>().map(Tenant::to_string);
-    let lookup = move |name: String| {
-        let tenants = tenants.clone();
-        // A real database may fail: any error that can be displayed.
-        async move { Ok::<_, Infallible>(tenants.plan_of(&name).await.map(quota)) }
-    };
-    policy.key(by::extension::<Tenant>()).quota_lookup(tenant, lookup, PLANS_VALID_FOR)
-}
-
 /// What tenants see.
-pub(crate) fn app(backend: &Backend, limits: RateLimitLayer) -> Router {
+pub(crate) fn app(backend: &Backend, limits: RateLimitLayer, tenants: Tenants) -> Router {
     // Nobody finds a key by trying: only answers with 401 count, and nobody else is slowed down.
     let guesses = Policy::sliding_log("guesses", Quota::per_minute(10))
         .key(by::ip())
@@ -193,16 +179,20 @@ pub(crate) fn app(backend: &Backend, limits: RateLimitLayer) -> Router {
     Router::new()
         .route("/report", get(report))
         .layer(limits)
-        .layer(from_fn(authenticate))
+        .layer(from_fn_with_state(tenants, authenticate))
         .layer(guesses)
 }
 
 /// Finds the tenant before its limits are looked at.
-async fn authenticate(mut request: Request, next: Next) -> Response {
+async fn authenticate(
+    State(tenants): State<Tenants>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let key = request.headers().get("x-api-key").and_then(|key| key.to_str().ok());
-    match KEYS.iter().find(|(known, _)| Some(*known) == key) {
-        Some((_, name)) => {
-            request.extensions_mut().insert(Tenant((*name).to_owned()));
+    match key.and_then(|key| tenants.by_key(key)) {
+        Some(tenant) => {
+            request.extensions_mut().insert(tenant);
             next.run(request).await
         }
         None => (StatusCode::UNAUTHORIZED, "send your key as x-api-key\n").into_response(),
@@ -258,7 +248,7 @@ async fn look(
     State(operator): State<Operator>,
     Path(tenant): Path<String>,
 ) -> Answer<Json<Overview>> {
-    let plan = operator.tenants.plan_of(&tenant).await.ok_or(Refused::NoTenant)?;
+    let plan = operator.tenants.plan_of(&tenant).ok_or(Refused::NoTenant)?;
     let limits = operator.limits;
     Ok(Json(Overview {
         plan,
@@ -267,14 +257,13 @@ async fn look(
     }))
 }
 
-/// Each server sees the new plan within [`PLANS_VALID_FOR`]. What was used of the day counts under it,
-/// too. The burst is whole at once: it would be as empty as it was under the old plan, though it fills
-/// faster.
+/// What was used of the day counts under the new plan, too. The burst is whole at once: it would be as
+/// empty as it was under the old plan, though it fills faster.
 async fn change_plan(
     State(operator): State<Operator>,
     Path((tenant, plan)): Path<(String, Plan)>,
 ) -> Answer<StatusCode> {
-    operator.tenants.change(&tenant, plan).await.ok_or(Refused::NoTenant)?;
+    operator.tenants.change(&tenant, plan).ok_or(Refused::NoTenant)?;
     operator.limits.reset(BURST, [&tenant]).await?;
     Ok(StatusCode::NO_CONTENT)
 }
