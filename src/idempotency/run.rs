@@ -47,6 +47,7 @@ pub(crate) struct Run {
 }
 
 /// What a handler made.
+#[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
 enum Made<B: Body> {
     /// The answer, and what to record of it (`None`: nothing, it may run again).
     Whole { response: Response<ResponseBody<B>>, record: Option<Stored> },

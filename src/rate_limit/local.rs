@@ -272,7 +272,7 @@ impl Leasing {
         let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
         let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
         let scarce_until = asked_at + retry_us.min(lease.length_us);
-        let replaced = self.0.pools.with(&key(charge), |entry| {
+        let replaced = self.0.pools.with(key(charge), |entry| {
             let replaced = entry.remove();
             let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
             replaced
