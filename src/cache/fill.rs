@@ -93,7 +93,8 @@ impl Lead {
                 }
                 telemetry::count(CACHE_TOTAL, "bypass");
                 let response = pin!(call.run(&self.visit));
-                answer(response, head, self.visit.status().detail(reason)).await;
+                self.visit.detail = Some(reason);
+                answer(response, head, &self.visit, None).await;
             }
             Contended::Deserted => {}
         }
@@ -107,7 +108,7 @@ impl Lead {
     }
 
     /// Takes off what is about the client whose request this was, but for what the key has.
-    fn make_impersonal(&self, request: &mut HeaderMap) {
+    fn make_impersonal(&mut self, request: &mut HeaderMap) {
         Conditions::strip(request);
         RangeRequest::strip(request);
         request.remove(IF_MATCH);
@@ -118,6 +119,7 @@ impl Lead {
                 request.remove(name);
             }
         }
+        self.visit.authorized = request.contains_key(AUTHORIZATION);
     }
 
     /// Makes it a request for the whole response, or for word that what is stored still holds.
@@ -153,7 +155,8 @@ impl Lead {
             () = sleep_until(give_up) => {
                 self.land(Outcome::Uncacheable);
                 claim.uncacheable(UNCACHEABLE_FOR).await;
-                return answer(response, head, self.visit.status()).await;
+                let held = self.visit.held.take().filter(|_| validating);
+                return answer(response, head, &self.visit, held).await;
             }
         };
         let stand_in = self.visit.stand_in(&self.shared).cloned();
@@ -174,7 +177,10 @@ impl Lead {
             && response.status() == StatusCode::NOT_MODIFIED
             && let Some(held) = self.visit.held.take_if(|held| {
                 let stored = &held.response.snapshot.headers;
-                validate::still_holds(stored, response.headers(), &self.visit.conditions)
+                let answers =
+                    validate::still_holds(stored, response.headers(), &self.visit.conditions);
+                // To a client that asked by no tag, a 304 would mean nothing.
+                answers || !self.visit.conditions.has_tags()
             })
         {
             let (answer, _) = response.into_parts();
@@ -382,6 +388,11 @@ impl Lead {
         // An error of the handler says nothing about the next response; what is not cacheable does.
         if failed {
             claim.fail().await;
+        } else if self.visit.held.is_some() {
+            // What was stored is not what there is any more.
+            self.forget().await;
+            self.land(Outcome::Uncacheable);
+            claim.fail().await;
         } else {
             self.land(Outcome::Uncacheable);
             claim.uncacheable(UNCACHEABLE_FOR).await;
@@ -537,17 +548,26 @@ fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// Sends a response that is not stored. If the client leaves, so does the handler.
+/// Sends a response that is not stored. If the client leaves, so does the handler. A 304 to the cache's
+/// own condition says that what is `held` is the answer.
 async fn answer<R: Body<Data = Bytes>, E>(
     mut response: Pin<&mut impl Future<Output = Result<Response<R>, E>>>,
     mut head: HeadSender<R, E>,
-    status: CacheStatus,
+    visit: &Visit,
+    held: Option<Found>,
 ) {
     let response = tokio::select! {
         response = &mut response => response,
         () = head.closed() => return,
     };
-    let _ = head.send(response.map(|response| written(response.map(ResponseBody::inner), status)));
+    let status = visit.status();
+    let _ = head.send(response.map(|response| match held {
+        Some(held) if response.status() == StatusCode::NOT_MODIFIED => {
+            let forward_status = Some(response.status());
+            headers::stored(&held, visit, CacheStatus { forward_status, ..status })
+        }
+        _ => written(response.map(ResponseBody::inner), status),
+    }));
 }
 
 /// Hands on the rest of a body as fast as its client reads, and stops when it has left.

@@ -92,6 +92,7 @@ impl CacheStore for MemoryStore {
             }
             match named(&variants.stored, address.variant()) {
                 Some(Stored { meta, response }) => meta.found(response.clone(), now),
+                None if !variants.vary.is_empty() => Lookup::NoVariant,
                 None => Lookup::Absent { stamp: None },
             }
         });

@@ -99,8 +99,12 @@ impl CacheStore for RedisStore {
                 .map_err(|_| StoreError::corrupt("PTTL, HMGET: not two answers"))?;
             let ttl: i64 = parse(ttl?, "PTTL")?;
             let [ends, names, meta, blob] = four(parse(fields?, "HMGET")?)?;
-            if let Some(names) = text(names).filter(|names| !names.is_empty() && *names != vary) {
-                return Ok(Lookup::Varies { names: names.into() });
+            match text(names).filter(|names| !names.is_empty()) {
+                Some(names) if names != vary => {
+                    return Ok(Lookup::Varies { names: names.into() });
+                }
+                Some(_) if meta.is_none() => return Ok(Lookup::NoVariant),
+                _ => {}
             }
             let ttl = u64::try_from(ttl).ok();
             let ends = text(ends).and_then(|ends| ends.parse::<u64>().ok());

@@ -213,6 +213,8 @@ pub enum Lookup {
         /// Their names, as [`Address::varying_by`] has them.
         names: Arc<str>,
     },
+    /// The responses of this entry vary by the fields of the address, and none is for these values.
+    NoVariant,
     /// Nothing that this version can read.
     Absent {
         /// The stamp of what is there nevertheless.

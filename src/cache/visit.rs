@@ -43,6 +43,8 @@ pub(crate) struct Visit {
     pub(crate) seen: Option<Arc<str>>,
     /// It waited for the response to another request.
     pub(crate) collapsed: bool,
+    /// Why its response is not stored, if that is known before it is there.
+    pub(crate) detail: Option<Reason>,
     /// Until when it waits.
     pub(crate) deadline: Instant,
     /// The entry turned out to vary by something else than was thought.
@@ -122,6 +124,7 @@ impl Visit {
             forward: Forward::UriMiss,
             seen: None,
             collapsed: false,
+            detail: None,
             deadline: Instant::now() + shared.wait,
             session: extensions.get::<SessionTouched>().cloned(),
         }))
@@ -137,7 +140,8 @@ impl Visit {
         let found = match lookup {
             Lookup::Found(found) => found,
             Lookup::Varies { names } => return self.look_elsewhere(shared, &names, request),
-            Lookup::Absent { stamp } => return self.miss(self.absent(), stamp),
+            Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
+            Lookup::NoVariant => return self.miss(Forward::VaryMiss, None),
         };
         if *found.response.key != *self.key.as_bytes() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
@@ -178,15 +182,6 @@ impl Visit {
         Judgement::Moved
     }
 
-    /// Why there is nothing, as far as the store has told.
-    fn absent(&self) -> Forward {
-        match self.address.vary() {
-            "" => Forward::UriMiss,
-            _ if self.moved => Forward::VaryMiss,
-            _ => Forward::Miss,
-        }
-    }
-
     fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {
         self.held = None;
         self.forward = forward;
@@ -219,7 +214,7 @@ impl Visit {
 
     /// The status of a response that did not come from the store.
     pub(crate) fn status(&self) -> CacheStatus {
-        CacheStatus::forward(self.forward)
+        CacheStatus { detail: self.detail, ..CacheStatus::forward(self.forward) }
     }
 
     /// What waiters for the same response have in common.

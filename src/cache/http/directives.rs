@@ -107,7 +107,7 @@ impl Directives {
     /// Takes one directive. `value` is what follows its equals sign.
     pub(crate) fn note(&mut self, name: &[u8], value: Option<&[u8]>) {
         let seconds = |held| Some(stricter(held, delta_seconds(value)));
-        match &*name.to_ascii_lowercase() {
+        match lower_case(name, &mut [0; LONGEST_NAME]) {
             // A directive that forbids counts with whatever argument.
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache.narrow(value),
@@ -159,7 +159,7 @@ impl RequestDirectives {
     }
 
     fn note(&mut self, name: &[u8], value: Option<&[u8]>) {
-        match &*name.to_ascii_lowercase() {
+        match lower_case(name, &mut [0; LONGEST_NAME]) {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache = true,
             b"only-if-cached" => self.only_if_cached = true,
@@ -198,6 +198,16 @@ fn each_directive(headers: &HeaderMap, mut note: impl FnMut(&[u8], Option<&[u8]>
         }
     }
     all_closed
+}
+
+/// The length of `stale-while-revalidate`; whatever is longer is no directive that counts.
+const LONGEST_NAME: usize = 22;
+
+fn lower_case<'a>(name: &[u8], buffer: &'a mut [u8; LONGEST_NAME]) -> &'a [u8] {
+    let Some(lower) = buffer.get_mut(..name.len()) else { return b"" };
+    lower.copy_from_slice(name);
+    lower.make_ascii_lowercase();
+    lower
 }
 
 /// Duplicates that disagree: the shorter one counts (RFC 9111, section 4.2.1).

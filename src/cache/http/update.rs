@@ -3,7 +3,7 @@
 
 use crate::cache::http::{storing::to_store, validate::same_tag};
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName,
     header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED},
 };
 use std::time::SystemTime;
@@ -32,7 +32,7 @@ pub(crate) fn describes(head: &HeaderMap, stored: &HeaderMap, length: usize) -> 
     let same_tag = head.get(ETAG).is_none_or(|tag| {
         stored.get(ETAG).is_some_and(|held| same_tag(held.as_bytes(), tag.as_bytes()))
     });
-    let modified = |headers: &HeaderMap| headers.get(LAST_MODIFIED).map(HeaderValue::clone);
+    let modified = |headers: &HeaderMap| headers.get(LAST_MODIFIED).cloned();
     let same_date = modified(head).is_none_or(|date| modified(stored) == Some(date));
     same_length && same_tag && same_date
 }
@@ -40,6 +40,7 @@ pub(crate) fn describes(head: &HeaderMap, stored: &HeaderMap, length: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

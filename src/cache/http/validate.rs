@@ -36,6 +36,11 @@ impl Conditions {
         Self { none_match, modified_since }
     }
 
+    /// Whether the client asked by entity tags.
+    pub(crate) fn has_tags(&self) -> bool {
+        !self.none_match.is_empty()
+    }
+
     /// Takes the conditions off a request that is to fetch the whole response.
     pub(crate) fn strip(headers: &mut HeaderMap) {
         headers.remove(IF_NONE_MATCH);
