@@ -10,7 +10,7 @@ const STORED: &str = "cache-control: max-age=60|etag: \"a\"|content-type: text/p
 async fn ranges(harness: Harness) {
     let part = |name, request, status, body, range| -> Case {
         let again = get(request).hit(body).status(status);
-        let again = if range == "" {
+        let again = if range.is_empty() {
             again.without("content-range")
         } else {
             again.with("content-range", range)
