@@ -8,7 +8,7 @@ on_every_backend! { ranges }
 const STORED: &str = "cache-control: max-age=60|etag: \"a\"|content-type: text/plain";
 
 async fn ranges(harness: Harness) {
-    let part = |name, request, status, body, range| -> Case {
+    let part = |name, request, status, body, range: &'static str| -> Case {
         let again = get(request).hit(body).status(status);
         let again = if range.is_empty() {
             again.without("content-range")
