@@ -31,6 +31,8 @@ on_every_backend! {
     the_mark_of_an_uncacheable_response_ends_by_itself,
     the_two_lanes_never_wait_for_each_other,
     a_waiter_hears_of_the_end_of_a_lease,
+    variants_are_found_by_what_all_of_them_vary_by,
+    an_entry_with_too_many_variants_forgets_them,
     histories_agree_with_a_naive_model,
 }
 
@@ -197,6 +199,55 @@ async fn a_waiter_hears_of_the_end_of_a_lease(harness: Harness) {
     }
 }
 
+fn variant(of: &str, names: &str) -> Address {
+    Address::variant_of("e", of, Lane::Open).varying_by(names)
+}
+
+async fn variants_are_found_by_what_all_of_them_vary_by(harness: Harness) {
+    let put = async |at: &Address, body: &str| {
+        granted(&*harness, at, body).await;
+        harness.fill(at, body, fill(body, 60)).await.unwrap()
+    };
+    let names = |names: &str| Lookup::Varies { names: names.into() };
+    assert_eq!(put(&variant("1", "a"), "one").await, FillReply::Stored);
+    assert_eq!(put(&variant("2", "a"), "two").await, FillReply::Stored);
+    for (at, body) in [(variant("1", "a"), "one"), (variant("2", "a"), "two")] {
+        assert_eq!(found(harness.lookup(&at).await.unwrap()).response, response(body));
+    }
+    assert_eq!(harness.lookup(&variant("3", "a")).await.unwrap(), Lookup::NoVariant);
+    assert_eq!(harness.lookup(&address("e")).await.unwrap(), names("a"));
+    // Found by less, it would be found for other values: refused, and the lease is kept.
+    let less = FillReply::Varies { names: "a".into() };
+    assert_eq!(put(&variant("x", "b"), "three").await, less);
+    assert_eq!(put(&variant("z", "ab"), "four").await, less, "a name is not a part of another");
+    let reply = harness.lookup(&variant("1", "a")).await.unwrap();
+    assert_eq!(found(reply).response, response("one"), "nothing was changed");
+    // Found by more, it is stored, and nobody would find the others.
+    assert_eq!(put(&variant("y", "a,b"), "five").await, FillReply::Stored);
+    assert_eq!(harness.lookup(&variant("1", "a")).await.unwrap(), names("a,b"));
+    assert_eq!(harness.lookup(&variant("1", "a,b")).await.unwrap(), Lookup::NoVariant);
+    assert_eq!(harness.purge(&["e".into()]).await.unwrap(), 1);
+    assert_eq!(harness.lookup(&variant("y", "a,b")).await.unwrap(), Lookup::Absent { stamp: None });
+}
+
+async fn an_entry_with_too_many_variants_forgets_them(harness: Harness) {
+    let put = async |number: usize| {
+        let (at, token) = (variant(&number.to_string(), "a"), number.to_string());
+        harness.lease(&at, &token, LENGTH, None).await.unwrap();
+        harness.fill(&at, &token, fill("body", 60)).await.unwrap()
+    };
+    let there = async |number: usize| {
+        let at = variant(&number.to_string(), "a");
+        matches!(harness.lookup(&at).await.unwrap(), Lookup::Found(_))
+    };
+    for number in 0..64 {
+        assert_eq!(put(number).await, FillReply::Stored);
+    }
+    assert!(there(0).await && there(63).await);
+    assert_eq!(put(64).await, FillReply::Stored);
+    assert!(there(64).await && !there(0).await && !there(63).await);
+}
+
 /// One verb, on one of a few addresses, in the name of one of a few tokens.
 #[derive(Clone, Debug)]
 enum Op {
@@ -279,12 +330,14 @@ impl Model {
         if entry.keep <= self.now {
             return Lookup::Absent { stamp: Some(entry.stamp.as_str().into()) };
         }
-        Lookup::Found(Found::new(
+        let found = Found::new(
             response(&entry.body),
             entry.stamp.as_str().into(),
             Duration::from_secs((self.now as i64 - entry.born) as u64),
             Duration::from_secs(entry.fresh.saturating_sub(self.now)),
-        ))
+        );
+        let stale_for = self.now.saturating_sub(entry.fresh);
+        Lookup::Found(found.stale_for(Duration::from_secs(stale_for)))
     }
 
     fn lease(

@@ -40,15 +40,42 @@
 //! # }
 //! ```
 //!
+//! # In front of an upstream
+//!
+//! With [`Policy::proxy`] it is a shared cache as RFC 9111 has it. What an application has to ask for,
+//! and what it is kept from, a proxy does by the letter:
+//!
+//! | | RFC 9111 | |
+//! | --- | --- | --- |
+//! | freshness | 4.2, 5.3 | `s-maxage`, `max-age`, `Expires`, or a tenth of the time since `Last-Modified`; `CDN-Cache-Control` (RFC 9213) before them |
+//! | `Vary` | 4.1 | several variants of an entry, found by what all of them vary by |
+//! | validation | 4.3 | by `ETag` and `Last-Modified`; a 304, or a matching response to `HEAD`, renews what is stored |
+//! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
+//! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
+//! | ranges | 3.3 | one range of a stored 200, `If-Range`; a 206 of the upstream is not stored |
+//!
+//! It does not serve a `POST` or `QUERY` from the store, join parts of a response, or know
+//! `Cache-Groups`.
+//!
+//! ```
+//! # use towerkeep::{Backend, cache::{CacheLayer, Policy}};
+//! # use std::time::Duration;
+//! let layer = CacheLayer::new(Backend::memory())
+//!     .policy(Policy::proxy())
+//!     .stale_if_error(Duration::from_secs(3_600));
+//! # drop(layer);
+//! ```
+//!
 //! # Redis
 //!
 //! | key | is | lives |
 //! | --- | --- | --- |
-//! | `<prefix>:cache:{<hash>}` | a hash: `m:` about the response, `b:` its bytes, `x` when the key ends | as long as the response is kept |
+//! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` its bytes, `v` what they vary by, `x` when the key ends | as long as a response is kept |
 //! | `<prefix>:cache-lease:{<hash>}` | a hash: who makes the response, and until when | a lease, 10 s |
 //! | `<prefix>:cache-hint:{<hash>}` | a pub/sub channel: a lease has ended | |
 //!
-//! A hit is one round trip of native commands; a body never goes through Lua on its way out. A miss is
+//! A hit is one round trip of native commands, but for the first one in a process of a response that
+//! varies, which is two; a body never goes through Lua on its way out. A miss is
 //! three: look up, lease, fill. The lease and the fill are scripts: a fill is stored only while its
 //! token holds the lease, so what was read before a purge is never stored after it, and a process that
 //! was thought dead does not overwrite its heir. Redis decides by its own clock. Those that wait are
@@ -78,6 +105,9 @@
 //! | --- | --- | --- |
 //! | [`policy`](CacheLayer::policy) | [`Policy::application`] | nothing is cached until a handler says for how long |
 //! | [`key`](CacheLayer::key) | scheme, host, path, query | what a handler usually answers by |
+//! | [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) | zero | stale is wrong until somebody says otherwise |
+//! | [`stale_if_error`](CacheLayer::stale_if_error) | zero | the same |
+//! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
 //! | [`body_limit`](CacheLayer::body_limit) | 1 MiB | pages and API answers fit; downloads do not fill the store |
 //! | [`lease`](CacheLayer::lease) | 10 s, renewed at a third | what a crash costs; a handler may take longer |
 //! | [`wait`](CacheLayer::wait) | 15 s | longer than a lease, so that a crash ends in a takeover, not in a stampede |
@@ -96,14 +126,17 @@
 //! What a handler reads of a request beyond the key, others can be made to see: if it answers by a
 //! header such as `X-Forwarded-Host`, declare that header ([`CacheKey::header`]) or do not cache. A
 //! request that names two hosts, or a `GET` with a body, is never cached. `Cache-Control` of requests
-//! is not heeded: any client could make your handlers run.
+//! is not heeded: any client could make your handlers run. [`Policy::proxy`] does heed it, and stores
+//! responses with `Set-Cookie`, as the RFC has it.
+//!
+//! What a response varies by is stored as a digest of the request's values, never as they are.
 
 mod contend;
-mod directives;
 mod fill;
 mod future;
 mod handle;
 mod headers;
+mod http;
 mod key;
 mod layer;
 mod memory;
@@ -115,7 +148,7 @@ mod service;
 mod status;
 mod store;
 mod stored;
-mod validate;
+mod vary_memo;
 mod visit;
 
 pub(crate) use self::memory::DEFAULT_CAPACITY;
