@@ -76,7 +76,6 @@ where
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
 enum Admitted<B: Body> {
     Replay(Response<ResponseBody<B>>),
     Run(Granted),
