@@ -28,6 +28,8 @@
 mod builder;
 #[cfg(feature = "cache")]
 mod cache;
+#[cfg(feature = "coalesce")]
+mod coalesce;
 mod doctor;
 mod health;
 #[cfg(feature = "idempotency")]

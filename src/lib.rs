@@ -7,6 +7,7 @@
 //! | [`cache`] | [`CacheLayer`](cache::CacheLayer) | a shared response cache; one fill for all servers |
 //! | [`rate_limit`] | [`RateLimitLayer`](rate_limit::RateLimitLayer) | any number of limits in one round trip |
 //! | [`idempotency`] | [`IdempotencyLayer`](idempotency::IdempotencyLayer) | a request that is sent twice happens once |
+//! | [`coalesce`] | [`CoalesceLayer`](coalesce::CoalesceLayer) | identical reads that are under way run once |
 //! | [`lock`] | none; [`Locks`](lock::Locks) | named locks with a lease and a fencing token |
 //!
 //! Every layer wraps any tower `Service<http::Request<B>>`, keeps its error type, and answers what it
@@ -43,7 +44,7 @@
 //!
 //! | feature | default | what it adds |
 //! | --- | --- | --- |
-//! | `session`, `cache`, `rate-limit`, `idempotency`, `lock` | yes | the module of that name |
+//! | `session`, `cache`, `rate-limit`, `idempotency`, `coalesce`, `lock` | yes | the module of that name |
 //! | `session-signed`, `session-private` | no | session cookies that are signed, or encrypted |
 //! | `tower-sessions`, `tower-sessions-0-14` | no | `tower_sessions`: a store for that crate, and for axum-login |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
@@ -68,6 +69,8 @@ mod body;
 pub mod cache;
 pub mod client_addr;
 mod clock;
+#[cfg(feature = "coalesce")]
+pub mod coalesce;
 #[cfg(feature = "redis")]
 pub mod connection;
 mod context;

@@ -12,8 +12,9 @@
 //! | [`CACHE_TOTAL`] | `outcome` | `hit`, `miss`, `collapsed`, `stored`, `bypass`, `refused` |
 //! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
 //! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `orphan`, `tombstone`, `completed`, `abandoned`, `lost` |
+//! | [`COALESCE_TOTAL`] | `outcome` | `led`, `shared`, `unshared`, `gave_up` |
 //! | [`LOCK_TOTAL`] | `outcome` | `acquired`, `contended`, `timed_out`, `released`, `lost` |
-//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by middleware (`session`, `tower_sessions`, `cache`, `rate_limit`, `idempotency`, `lock`) and [`StoreError::reason`] |
+//! | [`STORE_ERRORS_TOTAL`] | `middleware`, `reason` | failed store calls by middleware (`session`, `tower_sessions`, `cache`, `rate_limit`, `idempotency`, `coalesce`, `lock`) and [`StoreError::reason`] |
 //!
 //! [`StoreError::reason`]: crate::StoreError::reason
 
@@ -28,6 +29,8 @@ pub const CACHE_TOTAL: &str = "towerkeep_cache_outcomes_total";
 pub const RATE_LIMIT_TOTAL: &str = "towerkeep_rate_limit_decisions_total";
 /// What became of requests with an idempotency key.
 pub const IDEMPOTENCY_TOTAL: &str = "towerkeep_idempotency_outcomes_total";
+/// What became of requests that may be coalesced.
+pub const COALESCE_TOTAL: &str = "towerkeep_coalesce_outcomes_total";
 /// What became of locks.
 pub const LOCK_TOTAL: &str = "towerkeep_lock_outcomes_total";
 /// Store calls that failed.

@@ -4,7 +4,7 @@ use crate::connection::Script;
 
 /// The scripts of the middleware that are compiled in.
 pub(super) fn all() -> impl Iterator<Item = &'static Script> {
-    let scripts: [&[&'static Script]; 5] = [
+    let scripts: [&[&'static Script]; 6] = [
         #[cfg(feature = "session")]
         crate::session::SCRIPTS,
         #[cfg(not(feature = "session"))]
@@ -16,6 +16,10 @@ pub(super) fn all() -> impl Iterator<Item = &'static Script> {
         #[cfg(feature = "idempotency")]
         crate::idempotency::SCRIPTS,
         #[cfg(not(feature = "idempotency"))]
+        &[],
+        #[cfg(feature = "coalesce")]
+        crate::coalesce::SCRIPTS,
+        #[cfg(not(feature = "coalesce"))]
         &[],
         #[cfg(feature = "cache")]
         crate::cache::SCRIPTS,

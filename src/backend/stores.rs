@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cache")]
 use crate::cache::{self, CacheStore};
+#[cfg(feature = "coalesce")]
+use crate::coalesce::{self, CoalesceStore};
 #[cfg(feature = "redis")]
 use crate::connection::RedisContext;
 use crate::context::Context;
@@ -27,6 +29,8 @@ pub(super) struct Stores {
     pub(super) idempotency: Arc<dyn IdempotencyStore>,
     #[cfg(feature = "cache")]
     pub(super) cache: Arc<dyn CacheStore>,
+    #[cfg(feature = "coalesce")]
+    pub(super) coalesce: Arc<dyn CoalesceStore>,
     #[cfg(feature = "lock")]
     pub(super) lock: Arc<dyn LockStore>,
     #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
@@ -91,6 +95,8 @@ impl Stores {
             )),
             #[cfg(feature = "cache")]
             cache: Arc::new(cache::MemoryStore::new(context, settings.cache_bytes)),
+            #[cfg(feature = "coalesce")]
+            coalesce: Arc::new(coalesce::MemoryStore::new(context)),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::MemoryStore::new(context, settings.locks)),
             #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]
@@ -116,6 +122,8 @@ impl Stores {
             idempotency: Arc::new(idempotency::RedisStore::over(redis.clone())),
             #[cfg(feature = "cache")]
             cache: Arc::new(cache::RedisStore::over(redis.clone())),
+            #[cfg(feature = "coalesce")]
+            coalesce: Arc::new(coalesce::RedisStore::over(redis.clone())),
             #[cfg(feature = "lock")]
             lock: Arc::new(lock::RedisStore::over(redis.clone())),
             #[cfg(any(feature = "tower-sessions", feature = "tower-sessions-0-14"))]

@@ -16,5 +16,5 @@ pub(crate) mod server;
 
 mod guarded;
 mod hex;
-mod ports;
-mod temp_dir;
+pub(crate) mod ports;
+pub(crate) mod temp_dir;

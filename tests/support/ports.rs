@@ -29,6 +29,11 @@ pub(super) fn free_cluster_port() -> u16 {
     free_in(RANGE.start..RANGE.end - BUS, |port| vec![port, port + BUS])
 }
 
+/// The same for an application that listens on the next port, too.
+pub(crate) fn free_pair() -> u16 {
+    free_in(RANGE, |port| vec![port, port + 1])
+}
+
 fn free_in(range: Range<u16>, needed: impl Fn(u16) -> Vec<u16>) -> u16 {
     let mut taken = TAKEN.lock().expect("the list of ports is intact");
     let taken = taken.get_or_insert_default();

@@ -7,11 +7,11 @@ use std::{
 };
 
 #[derive(Debug)]
-pub(super) struct TempDir(PathBuf);
+pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     /// A new directory; its path is short enough for a unix socket inside it.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         loop {
             let name =
@@ -26,7 +26,7 @@ impl TempDir {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

@@ -99,6 +99,15 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("PUBLISH", On::Channel, &["m"]),
     ("SUBSCRIBE", On::Channel, &[]),
 ];
+const COALESCE: &[(&str, On, &[&str])] = &[
+    ("DEL", On::Key, &[]),
+    ("GET", On::Key, &[]),
+    ("PEXPIRE", On::Key, &["1"]),
+    ("PTTL", On::Key, &[]),
+    ("SET", On::Key, &["v"]),
+    ("PUBLISH", On::Channel, &["m"]),
+    ("SUBSCRIBE", On::Channel, &[]),
+];
 const LOCK: &[(&str, On, &[&str])] = &[
     ("DEL", On::Key, &[]),
     ("GET", On::Key, &[]),
@@ -120,6 +129,7 @@ fn needed() -> impl Iterator<Item = &'static (&'static str, On, &'static [&'stat
         (cfg!(feature = "rate-limit"), RATE_LIMIT),
         (cfg!(feature = "idempotency"), IDEMPOTENCY),
         (cfg!(feature = "cache"), CACHE),
+        (cfg!(feature = "coalesce"), COALESCE),
         (cfg!(feature = "lock"), LOCK),
         (cfg!(any(feature = "tower-sessions", feature = "tower-sessions-0-14")), TOWER_SESSIONS),
     ];
@@ -218,6 +228,7 @@ mod tests {
             ("rate_limit", RATE_LIMIT),
             ("idempotency", IDEMPOTENCY),
             ("cache", CACHE),
+            ("coalesce", COALESCE),
             ("lock", LOCK),
         ];
         for (folder, group) in groups {
