@@ -38,6 +38,7 @@ pub struct Policy(Kind);
 enum Kind {
     Application,
     Fixed(Duration),
+    Proxy,
 }
 
 impl Default for Policy {
@@ -66,6 +67,12 @@ impl Policy {
     #[must_use]
     pub fn fixed(ttl: Duration) -> Self {
         Self(Kind::Fixed(ttl))
+    }
+
+    /// A shared cache as RFC 9111 has it, in front of an upstream.
+    #[must_use]
+    pub fn proxy() -> Self {
+        Self(Kind::Proxy)
     }
 
     /// Whether the cache has to do with this request at all.
@@ -124,7 +131,7 @@ impl Policy {
         }
         let age = age(headers, now);
         let lifetime = match self.0 {
-            Kind::Application => {
+            Kind::Application | Kind::Proxy => {
                 let seconds = directives.lifetime().ok_or(Reason::NoFreshness)?;
                 Duration::from_secs(seconds.into())
             }
