@@ -279,12 +279,14 @@ impl Model {
         if entry.keep <= self.now {
             return Lookup::Absent { stamp: Some(entry.stamp.as_str().into()) };
         }
-        Lookup::Found(Found::new(
+        let found = Found::new(
             response(&entry.body),
             entry.stamp.as_str().into(),
             Duration::from_secs((self.now as i64 - entry.born) as u64),
             Duration::from_secs(entry.fresh.saturating_sub(self.now)),
-        ))
+        );
+        let stale_for = self.now.saturating_sub(entry.fresh);
+        Lookup::Found(found.stale_for(Duration::from_secs(stale_for)))
     }
 
     fn lease(

@@ -2,6 +2,7 @@
 
 use crate::{
     cache::{
+        http::vary,
         layer::Shared,
         policy::Reason,
         store::{Address, CacheStore, Fill, FillReply, Found, LeaseReply, Verdict},
@@ -13,6 +14,7 @@ use crate::{
     store::{StoreError, StoreFuture},
     telemetry, token,
 };
+use http::HeaderMap;
 use std::{cmp::min, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -34,6 +36,8 @@ pub(crate) enum Outcome {
     Uncacheable,
     /// The store does not work. Nobody needs to wait for it.
     Unavailable,
+    /// The handler failed, and the leader answered with what was stored. Those who may do the same do.
+    Failed,
 }
 
 /// How it ended.
@@ -52,15 +56,11 @@ pub(crate) enum Contended {
 pub(crate) async fn contend(
     shared: &Arc<Shared>,
     visit: &mut Visit,
+    request: &HeaderMap,
     leader: &Leader<Outcome>,
     deserted: impl Fn() -> bool,
 ) -> Contended {
-    let grant = Arc::new(Grant {
-        store: shared.store.clone(),
-        address: visit.address.clone(),
-        token: token::token(),
-        length: shared.lease,
-    });
+    let mut grant = Arc::new(Grant::new(shared, visit));
     let mut hints = Hints::default();
     loop {
         if deserted() && !leader.has_followers() {
@@ -79,8 +79,11 @@ pub(crate) async fn contend(
                 hints.pause(shared, visit, left).await;
             }
             Ok(LeaseReply::Filled) => match shared.store.lookup(&visit.address).await {
-                Ok(lookup) => match visit.judge(shared, lookup) {
-                    Judgement::Hit(found) => return Contended::Found(found),
+                Ok(lookup) => match visit.judge(shared, lookup, request) {
+                    Judgement::Hit(found) | Judgement::Refresh(found) => {
+                        return Contended::Found(found);
+                    }
+                    Judgement::Moved => return Contended::Forward(Reason::Vary, None),
                     Judgement::NotForYou => {
                         return Contended::Forward(Reason::Authorization, Some(Outcome::Settled));
                     }
@@ -92,6 +95,10 @@ pub(crate) async fn contend(
                 },
                 Err(error) => return unavailable(&error),
             },
+            // A proxy's next response may be storable all the same: it is made beside the others.
+            Ok(LeaseReply::Uncacheable { .. }) if shared.policy.is_proxy() => {
+                grant = Arc::new(grant.alone());
+            }
             Ok(LeaseReply::Uncacheable { .. }) => {
                 return Contended::Forward(Reason::Uncacheable, Some(Outcome::Uncacheable));
             }
@@ -152,9 +159,27 @@ struct Grant {
     address: Address,
     token: String,
     length: Duration,
+    /// Nobody else asks for this lease.
+    alone: bool,
 }
 
 impl Grant {
+    fn new(shared: &Shared, visit: &Visit) -> Self {
+        let (store, address) = (shared.store.clone(), visit.address.clone());
+        Self { store, address, token: token::token(), length: shared.lease, alone: false }
+    }
+
+    /// The same right, under a lease that nobody else asks for.
+    fn alone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            address: self.address.alone(&self.token),
+            token: self.token.clone(),
+            length: self.length,
+            alone: true,
+        }
+    }
+
     fn ask(&self, seen: Option<&str>) -> StoreFuture<LeaseReply> {
         self.store.lease(&self.address, &self.token, self.length, seen)
     }
@@ -188,17 +213,61 @@ impl Claim {
         Self { grant, lease }
     }
 
-    /// Stores the response, if the lease is held still.
-    pub(crate) async fn fill(mut self, fill: Fill) -> Result<FillReply, StoreError> {
+    /// A right that nobody waits for, to store what is learnt beside.
+    pub(crate) async fn alone(shared: &Arc<Shared>, visit: &Visit) -> Result<Self, StoreError> {
+        let grant = Arc::new(Grant::new(shared, visit).alone());
+        let asked_at = Instant::now();
+        // Whatever the answer: a fill without the lease is refused.
+        grant.ask(visit.seen.as_deref()).await?;
+        Ok(Self::new(shared, grant, asked_at))
+    }
+
+    /// Whether others may wait for the end of it.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.grant.alone
+    }
+
+    /// Stores the response, if the lease is held still: as the variant that a request with these
+    /// headers gets, if it varies by `vary` among others.
+    pub(crate) async fn fill(
+        mut self,
+        fill: Fill,
+        vary: &str,
+        request: &HeaderMap,
+    ) -> Result<(FillReply, Arc<str>), StoreError> {
         self.lease.stop_renewal().await;
-        let reply = self.grant.store.fill(&self.grant.address, &self.grant.token, fill).await?;
+        let mut names: Arc<str> = self.grant.address.vary().into();
+        let mut more: Arc<str> = vary.into();
+        // Once with what is known, and once with what the store says.
+        let reply = loop {
+            let Some(all) = vary::union(&names, &more) else { break FillReply::Refused };
+            let address = match *all == *self.grant.address.vary() {
+                true => self.grant.address.clone(),
+                false => self.grant.address.moved(all.clone(), vary::variant(&all, request)),
+            };
+            let reply = self.grant.store.fill(&address, &self.grant.token, fill.clone()).await?;
+            match reply {
+                FillReply::Varies { names: held }
+                    if *vary::union(&all, &held).as_deref().unwrap_or(&all) != *all =>
+                {
+                    (names, more) = (all.into(), held);
+                }
+                reply => {
+                    names = all.into();
+                    break reply;
+                }
+            }
+        };
         // Stored or refused: either way there is nothing left to give back.
         self.lease.disarm();
-        Ok(reply)
+        Ok((reply, names))
     }
 
     /// Says that for a while nobody needs to wait for such a response.
     pub(crate) async fn uncacheable(mut self, length: Duration) {
+        if self.grant.alone {
+            return self.fail().await;
+        }
         self.lease.stop_renewal().await;
         match self.grant.end(Verdict::Uncacheable(length)).await {
             Ok(_) => self.lease.disarm(),

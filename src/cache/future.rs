@@ -6,6 +6,8 @@ use crate::{
         contend::Outcome,
         fill::Lead,
         headers,
+        http::invalidate::{self, Origin},
+        key::Key,
         layer::Shared,
         policy::Reason,
         status::CacheStatus,
@@ -13,7 +15,7 @@ use crate::{
         visit::{Admission, Judgement, Visit},
     },
     detached::Detached,
-    flight::{Follower, Role},
+    flight::{Follower, Leader, Role},
     store::StoreFuture,
     telemetry::{self, CACHE_TOTAL},
 };
@@ -55,7 +57,11 @@ pin_project! {
         /// A task makes it.
         Lead { response: Detached<R, E> },
         /// The handler answers, and nothing is stored.
-        Inner { #[pin] future: F, status: Option<CacheStatus> },
+        Inner { #[pin] future: F, status: Option<CacheStatus>, change: Option<Key> },
+        /// What the handler has changed is being forgotten.
+        Forget { purge: StoreFuture<u64>, response: Option<Response<ResponseBody<R>>> },
+        /// The answer is there.
+        Done { response: Option<Response<ResponseBody<R>>> },
     }
 }
 
@@ -93,9 +99,16 @@ where
             Admission::Bypass(reason) => {
                 telemetry::count(CACHE_TOTAL, "bypass");
                 let status = Some(CacheStatus::bypass(reason));
-                State::Inner { future: service.call(request), status }
+                State::Inner { future: service.call(request), status, change: None }
             }
-            Admission::Nested => State::Inner { future: service.call(request), status: None },
+            Admission::Change(key) => {
+                telemetry::count(CACHE_TOTAL, "bypass");
+                let status = Some(CacheStatus::bypass(Reason::Method));
+                State::Inner { future: service.call(request), status, change: Some(key) }
+            }
+            Admission::Nested => {
+                State::Inner { future: service.call(request), status: None, change: None }
+            }
         };
         Self { shared, state }
     }
@@ -120,12 +133,22 @@ where
                 StateProj::Lookup { lookup, guest } => {
                     let lookup = ready!(Pin::new(lookup).poll(cx));
                     let Guest { call, mut visit } = guest.take().expect(POLLED_ONCE);
-                    match lookup.map(|lookup| visit.judge(shared, lookup)) {
+                    let judged =
+                        lookup.map(|lookup| visit.judge(shared, lookup, call.request.headers()));
+                    match judged {
                         Ok(Judgement::Hit(found)) => {
                             let outcome = if visit.collapsed { "collapsed" } else { "hit" };
                             telemetry::count(CACHE_TOTAL, outcome);
                             return Poll::Ready(Ok(headers::hit(&found, &visit)));
                         }
+                        Ok(Judgement::Refresh(found)) => {
+                            telemetry::count(CACHE_TOTAL, "hit");
+                            let response = headers::hit(&found, &visit);
+                            visit.held = Some(found);
+                            refresh(shared, call, visit);
+                            return Poll::Ready(Ok(response));
+                        }
+                        Ok(Judgement::Moved) => look_up(shared, call, visit),
                         Ok(Judgement::Miss) => miss(shared, call, visit),
                         Ok(Judgement::NotForYou) => {
                             forward(call, &visit, Some(Reason::Authorization))
@@ -133,7 +156,7 @@ where
                         Err(error) => {
                             telemetry::store_failed("cache", &error);
                             let status = CacheStatus::bypass(Reason::StoreUnavailable);
-                            State::Inner { future: call.run(&visit), status: Some(status) }
+                            inner(call.run(&visit), status)
                         }
                     }
                 }
@@ -143,12 +166,25 @@ where
                     follow(shared, call, visit, outcome)
                 }
                 StateProj::Lead { response } => return Pin::new(response).poll(cx),
-                StateProj::Inner { future, status } => {
+                StateProj::Inner { future, status, change } => {
                     let mut response = ready!(future.poll(cx))?.map(ResponseBody::inner);
+                    let purge = change.take().and_then(|key| forget(shared, &key, &response));
                     if let Some(status) = status.take() {
                         status.write(response.headers_mut());
                     }
-                    return Poll::Ready(Ok(response));
+                    match purge {
+                        Some(purge) => State::Forget { purge, response: Some(response) },
+                        None => return Poll::Ready(Ok(response)),
+                    }
+                }
+                StateProj::Forget { purge, response } => {
+                    if let Err(error) = ready!(Pin::new(purge).poll(cx)) {
+                        telemetry::store_failed("cache", &error);
+                    }
+                    return Poll::Ready(Ok(response.take().expect(POLLED_ONCE)));
+                }
+                StateProj::Done { response } => {
+                    return Poll::Ready(Ok(response.take().expect(POLLED_ONCE)));
                 }
             };
             this.state.set(next);
@@ -179,21 +215,88 @@ where
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Send + 'static,
 {
+    if visit.asked.only_if_cached {
+        telemetry::count(CACHE_TOTAL, "bypass");
+        let status = CacheStatus { own: true, ..CacheStatus::default() };
+        let response = headers::nothing_stored(status.detail(Reason::OnlyIfCached));
+        return State::Done { response: Some(response) };
+    }
     if visit.head {
-        return forward(call, &visit, None);
+        return match shared.policy.is_proxy() && visit.held.is_some() {
+            true => lead(shared, call, visit, None),
+            false => forward(call, &visit, None),
+        };
+    }
+    if visit.range.is_some() && visit.held.is_none() {
+        // A part of it is not worth that others wait for the whole.
+        return forward(call, &visit, Some(Reason::Range));
     }
     if visit.touched() {
         // Its response is not for others, whatever it will be: nobody should wait for it.
         return forward(call, &visit, Some(Reason::Session));
     }
     match shared.flights.join(&visit.flight()) {
-        Role::Lead(leader) => {
-            let lead = Lead { shared: shared.clone(), visit, leader };
-            let spawn = |head| shared.tasks.spawn(lead.run(call, head));
-            State::Lead { response: Detached::new(spawn) }
-        }
+        Role::Lead(leader) => lead(shared, call, visit, Some(leader)),
         Role::Follow(follower) => wait(call, visit, follower),
     }
+}
+
+/// A task makes the response.
+fn lead<S, Q, R>(
+    shared: &Arc<Shared>,
+    call: Call<S, Q>,
+    visit: Box<Visit>,
+    leader: Option<Leader<Outcome>>,
+) -> State<S, Q, R, S::Future, S::Error>
+where
+    S: Service<Request<Q>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
+{
+    let lead = Lead { shared: shared.clone(), visit, leader };
+    let spawn = |head| shared.tasks.spawn(lead.run(call, head));
+    State::Lead { response: Detached::new(spawn) }
+}
+
+/// Makes a new response although the client has its answer, unless somebody does already.
+fn refresh<S, Q, R>(shared: &Arc<Shared>, call: Call<S, Q>, mut visit: Box<Visit>)
+where
+    S: Service<Request<Q>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    Q: Body + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Send + 'static,
+{
+    if visit.head || visit.touched() {
+        return;
+    }
+    if let Role::Lead(leader) = shared.flights.join(&visit.flight()) {
+        visit.refresh();
+        // The task goes on though nobody waits for its response.
+        drop(lead::<S, Q, R>(shared, call, visit, Some(leader)));
+    }
+}
+
+/// Forgets what the handler says that it has changed (RFC 9111, section 4.4).
+fn forget<B>(shared: &Shared, key: &Key, response: &Response<B>) -> Option<StoreFuture<u64>> {
+    if !invalidate::has_changed(response.status()) {
+        return None;
+    }
+    let ((scheme, host), path) = (key.origin(), key.target());
+    let named = invalidate::named(response.headers(), Origin { scheme, host, path });
+    let keys = named.iter().map(|target| key.sibling(target));
+    // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
+    let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
+    let entries: Vec<_> = entries.map(|key| key.hash()).collect();
+    Some(shared.store.purge(&entries))
+}
+
+fn inner<S, Q, R: Body, F, E>(future: F, status: CacheStatus) -> State<S, Q, R, F, E> {
+    State::Inner { future, status: Some(status), change: None }
 }
 
 fn wait<S, Q, R: Body, F, E>(
@@ -222,6 +325,13 @@ where
     R::Error: Send + 'static,
 {
     match outcome {
+        Ok(Some(Outcome::Failed)) => match visit.stand_in(shared) {
+            Some(found) => {
+                telemetry::count(CACHE_TOTAL, "collapsed");
+                State::Done { response: Some(headers::hit(found, &visit)) }
+            }
+            None => miss(shared, call, visit),
+        },
         Ok(Some(Outcome::Uncacheable)) => forward(call, &visit, Some(Reason::Uncacheable)),
         Ok(Some(Outcome::Unavailable)) => forward(call, &visit, Some(Reason::StoreUnavailable)),
         Ok(_) if Instant::now() >= visit.deadline => {
@@ -245,7 +355,7 @@ where
 {
     telemetry::count(CACHE_TOTAL, "bypass");
     let status = CacheStatus { detail: reason, ..visit.status() };
-    State::Inner { future: call.run(visit), status: Some(status) }
+    inner(call.run(visit), status)
 }
 
 impl<S, Q, R> fmt::Debug for ResponseFuture<S, Q, R>

@@ -1,58 +1,42 @@
-//! The headers of what is stored, and of what is answered from it.
+//! The answers that are made of what is stored.
 
 use crate::{
     body::ResponseBody,
-    cache::{status::CacheStatus, store::Found, validate::Conditions, visit::Visit},
+    cache::{
+        http::{range::Part, validate::Conditions},
+        status::CacheStatus,
+        store::Found,
+        visit::Visit,
+    },
 };
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{
-        AGE, CONNECTION, CONTENT_LENGTH, DATE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
-    },
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE},
 };
 use http_body::Body;
-use std::time::SystemTime;
 
-const HOP_BY_HOP: [HeaderName; 7] =
-    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
-
-/// Fields of one connection that have no constant of their own.
-const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authentication-info"];
-
-/// Leaves what may be stored (RFC 9111, section 3.1) and dates it (RFC 9110, section 6.6.1).
-pub(crate) fn to_store(headers: &HeaderMap, now: SystemTime) -> HeaderMap {
-    let mut stored = headers.clone();
-    for line in headers.get_all(CONNECTION) {
-        for name in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            if let Ok(name) = HeaderName::from_bytes(name) {
-                stored.remove(name);
-            }
-        }
-    }
-    HOP_BY_HOP.iter().for_each(|name| drop(stored.remove(name)));
-    HOP_BY_HOP_NAMES.iter().for_each(|name| drop(stored.remove(*name)));
-    if !stored.contains_key(DATE)
-        && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now))
-    {
-        stored.insert(DATE, date);
-    }
-    stored
-}
-
-/// The answer from what is stored: whole, a 304, or a head alone.
+/// The answer from the store, for which nobody was asked.
 pub(crate) fn hit<B: Body<Data = Bytes>>(
     found: &Found,
     visit: &Visit,
 ) -> Response<ResponseBody<B>> {
+    let status = match visit.collapsed {
+        true => CacheStatus { collapsed: true, ttl: Some(found.ttl()), ..visit.status() },
+        false => CacheStatus::hit(found.ttl()),
+    };
+    stored(found, visit, status)
+}
+
+/// The answer from what is stored: whole, a part, a 304, or a head alone.
+pub(crate) fn stored<B: Body<Data = Bytes>>(
+    found: &Found,
+    visit: &Visit,
+    status: CacheStatus,
+) -> Response<ResponseBody<B>> {
     let snapshot = &found.response.snapshot;
     let mut headers = snapshot.headers.clone();
     headers.insert(AGE, HeaderValue::from(found.age.as_secs()));
-    let status = match visit.collapsed {
-        true => CacheStatus { collapsed: true, ttl: Some(found.fresh_for), ..visit.status() },
-        false => CacheStatus::hit(found.fresh_for),
-    };
     status.write(&mut headers);
     if visit.conditions.not_modified(snapshot.status, &headers) {
         return not_modified(headers);
@@ -64,52 +48,60 @@ pub(crate) fn hit<B: Body<Data = Bytes>>(
         }
         ResponseBody::empty()
     } else {
-        ResponseBody::full(snapshot.body.clone())
+        match visit.part(snapshot.status, &headers, snapshot.body.len()) {
+            Part::Whole => ResponseBody::full(snapshot.body.clone()),
+            part => return partial(headers, &snapshot.body, part),
+        }
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = snapshot.status;
-    *response.headers_mut() = headers;
-    response
+    with(snapshot.status, headers, body)
 }
 
 /// A 304 with the headers of the whole response.
 pub(crate) fn not_modified<B: Body>(mut headers: HeaderMap) -> Response<ResponseBody<B>> {
     Conditions::strip_content(&mut headers);
-    let mut response = Response::new(ResponseBody::empty());
-    *response.status_mut() = StatusCode::NOT_MODIFIED;
-    *response.headers_mut() = headers;
-    response
+    with(StatusCode::NOT_MODIFIED, headers, ResponseBody::empty())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a client gets that wants an answer from the store or none (RFC 9111, section 5.2.1.7).
+pub(crate) fn nothing_stored<B: Body>(status: CacheStatus) -> Response<ResponseBody<B>> {
+    let mut headers = HeaderMap::new();
+    status.write(&mut headers);
+    with(StatusCode::GATEWAY_TIMEOUT, headers, ResponseBody::empty())
+}
 
-    #[test]
-    fn fields_of_one_connection_are_not_stored_and_a_date_is_added() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-Hop"),
-            ("x-hop", "1"),
-            ("keep-alive", "timeout=5"),
-            ("transfer-encoding", "chunked"),
-            ("x-end", "1"),
-            ("content-encoding", "gzip"),
-        ] {
-            headers.append(name, HeaderValue::from_static(value));
+/// A 206, or the 416 that says how long the body is (RFC 9110, sections 15.3.7 and 15.5.17).
+fn partial<B: Body<Data = Bytes>>(
+    mut headers: HeaderMap,
+    whole: &Bytes,
+    part: Part,
+) -> Response<ResponseBody<B>> {
+    let length = whole.len();
+    let (status, range, body) = match part {
+        Part::Bytes(part) => {
+            let range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            (StatusCode::PARTIAL_CONTENT, range, whole.slice(part))
         }
-        let now = SystemTime::now();
-        let stored = to_store(&headers, now);
-        let mut names: Vec<_> = stored.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["content-encoding", "date", "x-end"]);
-        assert_eq!(stored[DATE], httpdate::fmt_http_date(now).as_str());
+        Part::Whole | Part::Unsatisfiable => {
+            Conditions::strip_content(&mut headers);
+            headers.remove(ACCEPT_RANGES);
+            (StatusCode::RANGE_NOT_SATISFIABLE, format!("bytes */{length}"), Bytes::new())
+        }
+    };
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    // Digits and signs only, so it always is a header value.
+    if let Ok(range) = HeaderValue::try_from(range) {
+        headers.insert(CONTENT_RANGE, range);
     }
+    with(status, headers, ResponseBody::full(body))
+}
 
-    #[test]
-    fn the_date_of_the_origin_is_left_alone() {
-        let mut headers = HeaderMap::new();
-        headers.insert(DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
-        assert_eq!(to_store(&headers, SystemTime::now()), headers);
-    }
+fn with<B: Body>(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: ResponseBody<B>,
+) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }

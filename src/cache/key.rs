@@ -2,6 +2,7 @@
 
 use crate::key::digest;
 use http::{HeaderName, Request, Uri, header::HOST, uri::Authority};
+use std::ops::Range;
 
 /// A longer key is not worth its memory; such a request is passed through.
 const MAX_KEY: usize = 8 * 1024;
@@ -55,7 +56,9 @@ impl CacheKey {
         let uri = request.uri();
         let mut canonical = Vec::with_capacity(128);
         write_origin(&mut canonical, uri.scheme_str(), host(request)?);
+        let start = canonical.len();
         write_path(&mut canonical, request);
+        let path = start..canonical.len();
         for name in &self.headers {
             let mut values = request.headers().get_all(name).iter().peekable();
             if values.peek().is_none() {
@@ -68,13 +71,17 @@ impl CacheKey {
         if canonical.len() > MAX_KEY {
             return Err(KeyError::TooLong);
         }
-        Ok(Key(canonical))
+        Ok(Key { canonical, path })
     }
 }
 
 /// All that makes two requests the same, as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key(Vec<u8>);
+pub(crate) struct Key {
+    canonical: Vec<u8>,
+    /// Where its path and query stand.
+    path: Range<usize>,
+}
 
 impl Key {
     /// The keys that requests for `uri` may have: HTTP/1 does not say the scheme, HTTP/2 does.
@@ -83,9 +90,43 @@ impl Key {
             let mut canonical = Vec::new();
             let host = uri.authority().map_or("", Authority::as_str);
             write_origin(&mut canonical, scheme, host.as_bytes());
+            let start = canonical.len();
             write(&mut canonical, &[target(uri).as_bytes()]);
-            Key(canonical)
+            let path = start..canonical.len();
+            Key { canonical, path }
         })
+    }
+
+    /// The keys that the same request may have, as in [`all_of`](Self::all_of).
+    pub(crate) fn of_all_schemes(&self) -> [Key; 3] {
+        let (_, host) = self.origin();
+        let rest = &self.canonical[self.path.start..];
+        ["", "http:", "https:"].map(|scheme| {
+            let start = scheme.len() + 2 + host.len();
+            let canonical = [scheme.as_bytes(), b"//", host.as_bytes(), rest].concat();
+            Key { canonical, path: start..start + self.path.len() }
+        })
+    }
+
+    /// The key of the same request for another path and query.
+    pub(crate) fn sibling(&self, target: &str) -> Key {
+        let (before, after) =
+            (&self.canonical[..self.path.start], &self.canonical[self.path.end..]);
+        let path = before.len()..before.len() + target.len();
+        Key { canonical: [before, target.as_bytes(), after].concat(), path }
+    }
+
+    /// The path and query that it has, as the client sent them.
+    pub(crate) fn target(&self) -> &str {
+        let path = std::str::from_utf8(&self.canonical[self.path.clone()]).unwrap_or_default();
+        path.split(' ').next().unwrap_or_default()
+    }
+
+    /// The scheme, if it is known, and the host, both in lower case.
+    pub(crate) fn origin(&self) -> (Option<&str>, &str) {
+        let origin = std::str::from_utf8(&self.canonical[..self.path.start]).unwrap_or_default();
+        let (scheme, host) = origin.split_once("//").unwrap_or_default();
+        (scheme.strip_suffix(':'), host)
     }
 
     /// The name of its entry in a store.
@@ -94,7 +135,7 @@ impl Key {
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.canonical
     }
 }
 
@@ -211,6 +252,18 @@ mod tests {
             assert_eq!(key("/b", &[("host", host)]), Err(KeyError::AmbiguousHost), "{host}");
         }
         assert!(key("/b", &[("host", "[::1]:8080")]).is_ok());
+    }
+
+    #[test]
+    fn a_sibling_has_another_path_on_the_same_origin_and_nothing_else() {
+        let declared = CacheKey::default().header("x-a");
+        let of =
+            |uri| declared.of(&request(uri, &[("x-a", "1"), ("host", "One.example")])).unwrap();
+        assert_eq!(of("/a?b").sibling("/c"), of("/c"));
+        assert_eq!(of("/a?b").target(), "/a?b");
+        assert_eq!(of("/a?b").origin(), (None, "one.example"));
+        let https = key("https://one.example/a", &[]).unwrap();
+        assert_eq!(https.origin(), (Some("https"), "one.example"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use crate::{
     cache::{
-        contend::Outcome, handle::CacheHandle, key::CacheKey, policy::Policy, service::Cache,
-        store::CacheStore,
+        contend::Outcome, handle::CacheHandle, http::serve::Windows, key::CacheKey, policy::Policy,
+        service::Cache, store::CacheStore, vary_memo::VaryMemo,
     },
     flight::Flights,
     tasks::Tasks,
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) flights: Flights<Outcome>,
     pub(crate) policy: Policy,
     pub(crate) key: CacheKey,
+    pub(crate) windows: Windows,
+    pub(crate) vary: Arc<VaryMemo>,
     pub(crate) body_limit: usize,
     pub(crate) lease: Duration,
     pub(crate) wait: Duration,
@@ -52,6 +54,8 @@ impl CacheLayer {
             flights: Flights::default(),
             policy: Policy::default(),
             key: CacheKey::default(),
+            windows: Windows::default(),
+            vary: Arc::default(),
             body_limit: 1 << 20,
             lease: Duration::from_secs(10),
             wait: Duration::from_secs(15),
@@ -69,6 +73,26 @@ impl CacheLayer {
     /// What makes two requests the same. Default: scheme, host, path and query.
     pub fn key(self, key: CacheKey) -> Self {
         self.with(|shared| shared.key = key)
+    }
+
+    /// How long a stale response is the answer while a new one is made behind the client's back (RFC
+    /// 5861, section 3), unless it says itself for how long. The request that makes the new one has
+    /// no `Cookie`, `Authorization`, condition or range, but for what is in the key.
+    ///
+    /// Never one that says `must-revalidate`, `proxy-revalidate`, `no-cache` or `s-maxage`. More than
+    /// 24 h are 24 h. Default: zero.
+    pub fn stale_while_revalidate(self, window: Duration) -> Self {
+        self.with(|shared| shared.windows.stale_while_revalidate = window.min(LONGEST))
+    }
+
+    /// How long a stale response is the answer where a new one cannot be had: the service inside
+    /// answers 500, 502, 503 or 504, or fails (RFC 5861, section 4). What the response says itself
+    /// counts before it.
+    ///
+    /// Never one that says `must-revalidate`, `proxy-revalidate`, `no-cache` or `s-maxage`. More than
+    /// 24 h are 24 h. Default: zero.
+    pub fn stale_if_error(self, window: Duration) -> Self {
+        self.with(|shared| shared.windows.stale_if_error = window.min(LONGEST))
     }
 
     /// The longest body that is stored, in bytes. A longer one passes through, and nobody waits for
@@ -129,6 +153,7 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("policy", &self.policy)
             .field("key", &self.key)
+            .field("windows", &self.windows)
             .field("body_limit", &self.body_limit)
             .field("lease", &self.lease)
             .field("wait", &self.wait)

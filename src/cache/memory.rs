@@ -2,7 +2,7 @@
 
 use crate::{
     cache::{
-        record::{self, Held, Meta},
+        record::{self, Held, MAX_VARIANTS, Meta},
         store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
         stored::StoredResponse,
     },
@@ -30,8 +30,12 @@ pub struct MemoryStore {
     leases: Expiring<Leases>,
 }
 
-/// The responses of one entry, by variant.
-type Variants = Vec<(Box<str>, Stored)>;
+/// The responses of one entry, and what they vary by.
+#[derive(Debug, Default)]
+struct Variants {
+    vary: Arc<str>,
+    stored: Vec<(Box<str>, Stored)>,
+}
 
 /// The leases of one entry, by name.
 type Leases = Vec<(Box<str>, Held)>;
@@ -82,8 +86,11 @@ impl CacheStore for MemoryStore {
     fn lookup(&self, address: &Address) -> StoreFuture<Lookup> {
         let lookup = self.entries.with(address.entry(), |entry| {
             let now = entry.now_ms();
-            let stored = entry.get().and_then(|variants| named(variants, address.variant()));
-            match stored {
+            let Some(variants) = entry.get() else { return Lookup::Absent { stamp: None } };
+            if !variants.vary.is_empty() && *variants.vary != *address.vary() {
+                return Lookup::Varies { names: variants.vary.clone() };
+            }
+            match named(&variants.stored, address.variant()) {
                 Some(Stored { meta, response }) => meta.found(response.clone(), now),
                 None => Lookup::Absent { stamp: None },
             }
@@ -101,7 +108,7 @@ impl CacheStore for MemoryStore {
         StoreFuture::ready(self.with(address, |entry, leases| {
             let now = leases.now_ms();
             let variants = entry.get();
-            let stored = variants.and_then(|variants| named(variants, address.variant()));
+            let stored = variants.and_then(|variants| named(&variants.stored, address.variant()));
             let name = address.lease();
             let held = leases.get().and_then(|leases| named(leases, &name));
             let meta = stored.map(|stored| &stored.meta);
@@ -132,7 +139,11 @@ impl CacheStore for MemoryStore {
             let Some(meta) = meta.filter(|_| holds(leases, &name, token)) else {
                 return Ok(FillReply::Refused);
             };
-            store(entry, address.variant(), Stored { meta, response: fill.response })?;
+            let held = entry.get().map(|variants| variants.vary.clone()).unwrap_or_default();
+            if !record::covers(address.vary(), &held) {
+                return Ok(FillReply::Varies { names: held });
+            }
+            store(entry, address, Stored { meta, response: fill.response })?;
             end(leases, &name);
             Ok(FillReply::Stored)
         });
@@ -212,14 +223,24 @@ fn end(leases: &mut Entry<'_, Leases>, name: &str) {
     }
 }
 
-fn store(entry: &mut Entry<'_, Variants>, name: &str, stored: Stored) -> Result<(), StoreError> {
+fn store(
+    entry: &mut Entry<'_, Variants>,
+    address: &Address,
+    stored: Stored,
+) -> Result<(), StoreError> {
+    let mut variants = entry.get().map(std::mem::take).unwrap_or_default();
+    let name = address.variant();
+    let full = variants.stored.len() >= MAX_VARIANTS && named(&variants.stored, name).is_none();
+    if *variants.vary != *address.vary() || full {
+        entry.remove();
+        variants = Variants { vary: address.vary().into(), stored: Vec::new() };
+    }
     // As in Redis, an entry's end is only ever put off.
     let ends = entry.expires_us().max(Some(stored.meta.keep.saturating_mul(1_000)));
-    let mut variants = entry.get().map(std::mem::take).unwrap_or_default();
-    variants.retain(|(other, _)| **other != *name);
-    variants.push((name.into(), stored));
+    variants.stored.retain(|(other, _)| **other != *name);
+    variants.stored.push((name.into(), stored));
     let weight = |(name, stored): &(Box<str>, Stored)| name.len() + stored.response.weight();
-    let weight = ENTRY_OVERHEAD + variants.iter().map(weight).sum::<usize>();
+    let weight = ENTRY_OVERHEAD + variants.stored.iter().map(weight).sum::<usize>();
     entry.insert(variants, ends.unwrap_or(u64::MAX), weight).inspect_err(|_| {
         entry.remove();
     })

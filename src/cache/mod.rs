@@ -99,11 +99,11 @@
 //! is not heeded: any client could make your handlers run.
 
 mod contend;
-mod directives;
 mod fill;
 mod future;
 mod handle;
 mod headers;
+mod http;
 mod key;
 mod layer;
 mod memory;
@@ -115,7 +115,7 @@ mod service;
 mod status;
 mod store;
 mod stored;
-mod validate;
+mod vary_memo;
 mod visit;
 
 pub(crate) use self::memory::DEFAULT_CAPACITY;

@@ -1,18 +1,29 @@
 //! What may be stored, and for how long. Pure decisions: no I/O, and no clock of its own.
 
 use crate::cache::{
-    directives::{Directives, parse_seconds},
+    http::{
+        age,
+        directives::{Directives, RequestDirectives},
+        invalidate::may_change,
+        serve::{self, Use, Windows},
+        storing::{self, Asked, Freshness},
+        targeted,
+    },
     key::{CacheKey, KeyError},
+    store::Found,
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode,
+    HeaderMap, HeaderName, Method, Request, StatusCode,
     header::{
-        AGE, CONTENT_LENGTH, CONTENT_TYPE, DATE, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE,
-        UPGRADE, VARY,
+        CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, UPGRADE,
+        VARY,
     },
 };
 use http_body::Body;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// For how long a response that turned out not to be storable keeps others from waiting for the next
 /// one. Short, since the next one may be storable; long against the time that a handler takes.
@@ -20,7 +31,8 @@ pub(crate) const UNCACHEABLE_FOR: Duration = Duration::from_secs(2);
 
 /// Which responses are stored, and for how long.
 ///
-/// Under every policy, a response is **never** stored if
+/// [`proxy`](Policy::proxy) goes by RFC 9111 and nothing else. Under every other policy, a response is
+/// **never** stored if
 ///
 /// - the request is not a `GET`, has a body, a `Range`, `If-Match` or `If-Unmodified-Since`, or asks
 ///   for an upgrade;
@@ -38,7 +50,8 @@ pub struct Policy(Kind);
 enum Kind {
     Application,
     Fixed(Duration),
-    Proxy,
+    /// With the fields of targeted cache control that are for this cache, the closest first.
+    Proxy(Arc<[HeaderName]>),
 }
 
 impl Default for Policy {
@@ -69,10 +82,77 @@ impl Policy {
         Self(Kind::Fixed(ttl))
     }
 
-    /// A shared cache as RFC 9111 has it, in front of an upstream.
+    /// A shared cache as RFC 9111 has it, in front of an upstream that knows that there is one.
+    ///
+    /// - `s-maxage`, `max-age`, `Expires` and, without them, a tenth of the time since `Last-Modified`
+    ///   say how long a response is fresh. `CDN-Cache-Control` (RFC 9213) replaces them.
+    /// - What is stale is validated by its `ETag` and `Last-Modified`; a client's own conditions and
+    ///   `Range` are answered from what is stored.
+    /// - Each variant that `Vary` tells apart is stored, up to 64 of an entry.
+    /// - A request's `Cache-Control` and `Pragma` are heeded. `only-if-cached` gets a 504.
+    /// - A response to a method that may change something, if it says that it did (2xx or 3xx), makes
+    ///   its target forgotten, and what its `Location` and `Content-Location` name on the same origin.
+    /// - A response with `Set-Cookie` is stored like any other: an upstream that means it for one
+    ///   client has to say `private` or `no-store`.
+    ///
+    /// A client can make the upstream work at will (`no-cache`), so put a rate limit before it.
     #[must_use]
     pub fn proxy() -> Self {
-        Self(Kind::Proxy)
+        Self::proxy_for([HeaderName::from_static("cdn-cache-control")])
+    }
+
+    /// The same, for a cache that goes by these fields of targeted cache control (RFC 9213), the first
+    /// that a response has before the others, and by no other. None: by `Cache-Control` alone.
+    #[must_use]
+    pub fn proxy_for(targets: impl IntoIterator<Item = HeaderName>) -> Self {
+        Self(Kind::Proxy(targets.into_iter().collect()))
+    }
+
+    /// Whether it goes by RFC 9111 alone.
+    pub(crate) fn is_proxy(&self) -> bool {
+        matches!(self.0, Kind::Proxy(_))
+    }
+
+    /// What the response says to this cache, and whether it is said to such caches alone.
+    pub(crate) fn directives(&self, headers: &HeaderMap) -> (Directives, bool) {
+        let targets: &[HeaderName] = match &self.0 {
+            Kind::Proxy(targets) => targets,
+            Kind::Application | Kind::Fixed(_) => &[],
+        };
+        match targeted::directives(headers, targets) {
+            Some(directives) => (directives, true),
+            None => (Directives::of(headers), false),
+        }
+    }
+
+    /// What the request asks of this cache.
+    pub(crate) fn asked(&self, headers: &HeaderMap) -> RequestDirectives {
+        match self.is_proxy() {
+            true => RequestDirectives::of(headers),
+            false => RequestDirectives::default(),
+        }
+    }
+
+    /// What a stored response is good for.
+    pub(crate) fn decide(&self, found: &Found, asked: &RequestDirectives, windows: Windows) -> Use {
+        let (directives, _) = self.directives(&found.response.snapshot.headers);
+        serve::decide(&directives, asked, found.times(), windows)
+    }
+
+    /// Whether a stored response may be the answer because the handler fails.
+    pub(crate) fn stands_in(
+        &self,
+        found: &Found,
+        asked: &RequestDirectives,
+        windows: Windows,
+    ) -> bool {
+        let (directives, _) = self.directives(&found.response.snapshot.headers);
+        serve::stands_in(&directives, asked, found.times(), windows)
+    }
+
+    /// Whether a request with this method may have changed what is stored.
+    pub(crate) fn invalidates(&self, method: &Method) -> bool {
+        self.is_proxy() && may_change(method)
     }
 
     /// Whether the cache has to do with this request at all.
@@ -85,7 +165,7 @@ impl Policy {
         if has(UPGRADE) {
             return Err(Reason::Upgrade);
         }
-        if has(RANGE) {
+        if has(RANGE) && !self.is_proxy() {
             return Err(Reason::Range);
         }
         if has(IF_MATCH) || has(IF_UNMODIFIED_SINCE) {
@@ -95,31 +175,39 @@ impl Policy {
         if !request.body().is_end_stream() {
             return Err(Reason::RequestBody);
         }
-        Ok(())
+        match self.asked(request.headers()).no_store {
+            true => Err(Reason::NoStore),
+            false => Ok(()),
+        }
     }
 
     /// Whether a stored response may answer a request with `Authorization`.
     pub(crate) fn may_answer_authorized(&self, stored: &HeaderMap) -> bool {
-        Directives::of(stored).shares_authorized()
+        self.is_proxy() || Directives::of(stored).shares_authorized()
     }
 
-    /// Whether the response may be stored, as far as its head tells.
+    /// Whether the response may be stored, as far as its head tells. `age` is how old it is already.
     pub(crate) fn judge(
         &self,
         key: &CacheKey,
         authorized: bool,
-        status: StatusCode,
-        headers: &HeaderMap,
+        (status, headers): (StatusCode, &HeaderMap),
+        windows: Windows,
+        age: Duration,
         now: SystemTime,
     ) -> Result<Freshness, Reason> {
-        let directives = Directives::of(headers);
+        let (directives, targeted) = self.directives(headers);
+        if self.is_proxy() {
+            let (asked, said) = (Asked { authorized, ..Asked::default() }, (&directives, targeted));
+            return storing::judge(asked, (status, headers), said, windows, age, now);
+        }
         let forbidden = [
             (status.is_informational(), Reason::Status),
             (status == StatusCode::PARTIAL_CONTENT, Reason::Status),
             (status == StatusCode::NOT_MODIFIED, Reason::Status),
             (directives.no_store, Reason::NoStore),
-            (directives.private, Reason::Private),
-            (directives.no_cache, Reason::NoCache),
+            (directives.private.is_set(), Reason::Private),
+            (directives.no_cache.is_set(), Reason::NoCache),
             (directives.malformed, Reason::Malformed),
             (headers.contains_key(SET_COOKIE), Reason::SetCookie),
             (authorized && !directives.shares_authorized(), Reason::Authorization),
@@ -129,9 +217,8 @@ impl Policy {
         if let Some((_, reason)) = forbidden.into_iter().find(|(holds, _)| *holds) {
             return Err(reason);
         }
-        let age = age(headers, now);
         let lifetime = match self.0 {
-            Kind::Application | Kind::Proxy => {
+            Kind::Application | Kind::Proxy(_) => {
                 let seconds = directives.lifetime().ok_or(Reason::NoFreshness)?;
                 Duration::from_secs(seconds.into())
             }
@@ -142,17 +229,10 @@ impl Policy {
             },
         };
         match age < lifetime {
-            true => Ok(Freshness { lifetime, age }),
+            true => Ok(Freshness { lifetime, age, stale: windows.of(&directives).longest() }),
             false => Err(Reason::Stale),
         }
     }
-}
-
-/// How long a response is fresh, counted from age zero, and how old it is already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Freshness {
-    pub(crate) lifetime: Duration,
-    pub(crate) age: Duration,
 }
 
 /// The length that the head announces, if it does.
@@ -160,19 +240,15 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// RFC 9111, section 4.2.3. The time that the response took is not counted: its origin is in this
-/// process, or says by `Date` and `Age` what passed before.
-fn age(headers: &HeaderMap, now: SystemTime) -> Duration {
-    let told = headers.get(AGE).map(HeaderValue::as_bytes).and_then(|value| {
-        // Of a list, the first member counts (RFC 9111, section 5.1).
-        parse_seconds(value.split(|&byte| byte == b',').next()?.trim_ascii())
-    });
-    let date =
-        headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    let apparent = date.and_then(|date| now.duration_since(date).ok()).unwrap_or_default();
-    // `Date` has no fractions, so a response made just now seems up to a second old.
-    let apparent = Duration::from_secs(apparent.as_secs());
-    apparent.max(Duration::from_secs(told.unwrap_or(0).into()))
+/// How old a response is that was asked for `delay` ago. That of an application is made in this
+/// process, so the time that it took is not counted.
+pub(crate) fn initial_age(
+    policy: &Policy,
+    headers: &HeaderMap,
+    delay: Duration,
+    now: SystemTime,
+) -> Duration {
+    age::initial(headers, if policy.is_proxy() { delay } else { Duration::ZERO }, now)
 }
 
 /// Whether the response varies by something that its key does not have.
@@ -216,6 +292,8 @@ pub(crate) enum Reason {
     EventStream,
     NoFreshness,
     Stale,
+    OnlyIfCached,
+    StaleIfError,
     TooLarge,
     Uncacheable,
     WaitedTooLong,
@@ -244,6 +322,8 @@ impl Reason {
             Self::EventStream => "event-stream",
             Self::NoFreshness => "no-freshness",
             Self::Stale => "stale",
+            Self::OnlyIfCached => "only-if-cached",
+            Self::StaleIfError => "stale-if-error",
             Self::TooLarge => "too-large",
             Self::Uncacheable => "uncacheable",
             Self::WaitedTooLong => "waited-too-long",
@@ -265,6 +345,7 @@ impl From<KeyError> for Reason {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use http::HeaderValue;
     use http_body_util::{Empty, Full};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -275,15 +356,25 @@ mod tests {
         headers
     }
 
-    fn judge(pairs: &[(&'static str, &str)]) -> Result<Freshness, Reason> {
+    fn ask(
+        policy: &Policy,
+        authorized: bool,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Freshness, Reason> {
         let key = CacheKey::default().header("accept-language");
-        let now = SystemTime::now();
-        Policy::application().judge(&key, false, StatusCode::OK, &headers(pairs), now)
+        let (now, windows) = (SystemTime::now(), Windows::default());
+        let age = initial_age(policy, headers, Duration::ZERO, now);
+        policy.judge(&key, authorized, (status, headers), windows, age, now)
+    }
+
+    fn judge(pairs: &[(&'static str, &str)]) -> Result<Freshness, Reason> {
+        ask(&Policy::application(), false, StatusCode::OK, &headers(pairs))
     }
 
     fn seconds(lifetime: u64, age: u64) -> Result<Freshness, Reason> {
         let second = Duration::from_secs;
-        Ok(Freshness { lifetime: second(lifetime), age: second(age) })
+        Ok(Freshness { lifetime: second(lifetime), age: second(age), stale: Duration::ZERO })
     }
 
     #[test]
@@ -330,8 +421,7 @@ mod tests {
         for (line, reason) in cases {
             let lines = headers(&[("cache-control", "s-maxage=60"), line]);
             for policy in [Policy::application(), Policy::fixed(Duration::from_secs(60))] {
-                let key = CacheKey::default().header("accept-language");
-                let judged = policy.judge(&key, false, StatusCode::OK, &lines, SystemTime::now());
+                let judged = ask(&policy, false, StatusCode::OK, &lines);
                 assert_eq!(judged, Err(reason), "{line:?}");
             }
         }
@@ -342,8 +432,8 @@ mod tests {
     #[test]
     fn a_response_to_authorization_is_stored_only_if_it_says_so() {
         let judge = |line| {
-            let (key, headers) = (CacheKey::default(), headers(&[("cache-control", line)]));
-            Policy::application().judge(&key, true, StatusCode::OK, &headers, SystemTime::now())
+            let headers = headers(&[("cache-control", line)]);
+            ask(&Policy::application(), true, StatusCode::OK, &headers)
         };
         assert_eq!(judge("max-age=60"), Err(Reason::Authorization));
         for line in ["max-age=60, public", "s-maxage=60", "max-age=60, must-revalidate"] {
@@ -370,9 +460,8 @@ mod tests {
     #[test]
     fn a_fixed_policy_stores_what_everyone_may_have() {
         let judge = |status: u16, lines: &[(&'static str, &str)]| {
-            let (key, status) = (CacheKey::default(), StatusCode::from_u16(status).unwrap());
-            let policy = Policy::fixed(Duration::from_secs(5));
-            policy.judge(&key, false, status, &headers(lines), SystemTime::now())
+            let status = StatusCode::from_u16(status).unwrap();
+            ask(&Policy::fixed(Duration::from_secs(5)), false, status, &headers(lines))
         };
         assert_eq!(judge(200, &[]), seconds(5, 0));
         assert_eq!(judge(200, &[("cache-control", "max-age=0")]), seconds(5, 0));

@@ -51,7 +51,9 @@ impl Meta {
         if self.keep <= now {
             return Lookup::Absent { stamp: Some(stamp) };
         }
-        Lookup::Found(Found { response, stamp, age: self.age(now), fresh_for: self.fresh_for(now) })
+        let (age, fresh_for) = (self.age(now), self.fresh_for(now));
+        let stale_for = Duration::from_millis(now.saturating_sub(self.fresh));
+        Lookup::Found(Found { response, stamp, age, fresh_for, stale_for })
     }
 
     fn age(&self, now: u64) -> Duration {
@@ -116,6 +118,15 @@ pub(crate) fn contend(
         Some((Some(owner), left)) if owner != token => LeaseReply::Held { left },
         _ => LeaseReply::Granted,
     }
+}
+
+/// So many variants an entry has at most; one more, and they are all forgotten.
+pub(crate) const MAX_VARIANTS: usize = 64;
+
+/// Whether a variant that was found by the names `asked` is found by those in `held` too. Mirrored by
+/// `fill.lua`.
+pub(crate) fn covers(asked: &str, held: &str) -> bool {
+    held.is_empty() || held.split(',').all(|name| asked.split(',').any(|other| other == name))
 }
 
 /// Whole milliseconds, at most some 35,000 years, so that sums with a time do not overflow and Lua's
@@ -184,6 +195,20 @@ mod tests {
         for other in ["", "2|tok|10|20|30|4", "1|tok|10|20|30", "1|tok|10|x|30|4", "1|tok|-1|2|3|4"]
         {
             assert_eq!(Meta::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn more_names_cover_fewer() {
+        for (asked, held, expected) in [
+            ("", "", true),
+            ("a", "", true),
+            ("a,b", "b", true),
+            ("a", "a,b", false),
+            ("", "a", false),
+            ("ab", "a", false),
+        ] {
+            assert_eq!(covers(asked, held), expected, "{asked:?} {held:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | key | is |
 //! | --- | --- |
-//! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` the response, `x` when the key expires |
+//! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` the response, `v` what they vary by, `x` when the key expires |
 //! | `<prefix>:cache-lease:{<hash>}` | a hash: `<lane>:<variant>` who makes it |
 //! | `<prefix>:cache-hint:{<hash>}` | a channel: a lease has ended |
 //!
@@ -11,7 +11,7 @@
 
 use crate::{
     cache::{
-        record::{Meta, ms},
+        record::{MAX_VARIANTS, Meta, ms},
         store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
         stored::StoredResponse,
     },
@@ -88,16 +88,20 @@ impl CacheStore for RedisStore {
         let mut pttl = redis::cmd("PTTL");
         pttl.arg(&key);
         let mut read = redis::cmd("HMGET");
-        read.arg(&key).arg("x");
+        read.arg(&key).arg("x").arg("v");
         read.arg(format!("m:{}", address.variant())).arg(format!("b:{}", address.variant()));
         // PTTL first: should a fill come between the two, the response seems older, never younger.
         let batch = self.redis.batch().cmd(pttl).cmd(read);
         let (told, deadline) = (self.now_ms(), self.redis.deadline);
+        let vary = address.vary().to_owned();
         StoreFuture::boxed(async move {
             let [ttl, fields] = <[_; 2]>::try_from(batch.run(deadline).await?)
                 .map_err(|_| StoreError::corrupt("PTTL, HMGET: not two answers"))?;
             let ttl: i64 = parse(ttl?, "PTTL")?;
-            let [ends, meta, blob] = three(parse(fields?, "HMGET")?)?;
+            let [ends, names, meta, blob] = four(parse(fields?, "HMGET")?)?;
+            if let Some(names) = text(names).filter(|names| !names.is_empty() && *names != vary) {
+                return Ok(Lookup::Varies { names: names.into() });
+            }
             let ttl = u64::try_from(ttl).ok();
             let ends = text(ends).and_then(|ends| ends.parse::<u64>().ok());
             let now = told.or_else(|| ends?.checked_sub(ttl?));
@@ -149,11 +153,18 @@ impl CacheStore for RedisStore {
             .args([&self.redis.now_ms(), &address.lease(), address.variant(), token])
             .args([ms(fill.age), ms(fill.lifetime), ms(fill.stale), ms(fill.cost)])
             .arg(&blob[..])
-            .arg(self.channel(address.entry()));
+            .arg(self.channel(address.entry()))
+            .arg(address.vary())
+            .arg(MAX_VARIANTS);
         let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
-            let stored = parse(reply.await?, "cache/fill.lua")?;
-            Ok(if stored { FillReply::Stored } else { FillReply::Refused })
+            let (code, names): (u8, String) = parse(reply.await?, "cache/fill.lua")?;
+            match code {
+                0 => Ok(FillReply::Refused),
+                1 => Ok(FillReply::Stored),
+                2 => Ok(FillReply::Varies { names: names.into() }),
+                _ => Err(StoreError::corrupt(format!("cache/fill.lua: unknown answer {code}"))),
+            }
         })
     }
 
@@ -199,7 +210,7 @@ impl CacheStore for RedisStore {
     }
 }
 
-fn three(values: Vec<Value>) -> Result<[Option<Bytes>; 3], StoreError> {
+fn four(values: Vec<Value>) -> Result<[Option<Bytes>; 4], StoreError> {
     // The response is taken as it came, not copied.
     let fields: Vec<_> = values
         .into_iter()
@@ -208,7 +219,7 @@ fn three(values: Vec<Value>) -> Result<[Option<Bytes>; 3], StoreError> {
             _ => None,
         })
         .collect();
-    fields.try_into().map_err(|_| StoreError::corrupt("HMGET: not three fields"))
+    fields.try_into().map_err(|_| StoreError::corrupt("HMGET: not four fields"))
 }
 
 fn text(field: Option<Bytes>) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use crate::cache::policy::Reason;
 use http::{HeaderMap, HeaderValue, StatusCode, header::CACHE_STATUS};
-use std::{fmt::Write, time::Duration};
+use std::fmt::Write;
 
 /// One member of the list, without the key, which is nobody's business.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,12 +11,14 @@ pub(crate) struct CacheStatus {
     pub(crate) forward: Option<Forward>,
     /// The status of the response that came back, where it is not the one that is sent on.
     pub(crate) forward_status: Option<StatusCode>,
-    /// How long the response is fresh yet.
-    pub(crate) ttl: Option<Duration>,
+    /// The seconds until the response is stale, negative once it is.
+    pub(crate) ttl: Option<i64>,
     /// The response is being stored.
     pub(crate) stored: bool,
     /// The request waited for the response to another.
     pub(crate) collapsed: bool,
+    /// Nobody was asked and nothing was stored: the answer is the cache's own.
+    pub(crate) own: bool,
     pub(crate) detail: Option<Reason>,
 }
 
@@ -25,13 +27,16 @@ pub(crate) struct CacheStatus {
 pub(crate) enum Forward {
     Bypass,
     Method,
+    /// Nothing is stored, or no variant that matches.
+    Miss,
     UriMiss,
+    VaryMiss,
     Stale,
     Request,
 }
 
 impl CacheStatus {
-    pub(crate) fn hit(ttl: Duration) -> Self {
+    pub(crate) fn hit(ttl: i64) -> Self {
         Self { ttl: Some(ttl), ..Self::default() }
     }
 
@@ -56,6 +61,7 @@ impl CacheStatus {
         let mut value = String::with_capacity(64);
         value.push_str("towerkeep");
         match self.forward {
+            None if self.own => {}
             None => value.push_str("; hit"),
             Some(forward) => {
                 value.push_str("; fwd=");
@@ -66,7 +72,7 @@ impl CacheStatus {
             let _ = write!(value, "; fwd-status={}", status.as_u16());
         }
         if let Some(ttl) = self.ttl {
-            let _ = write!(value, "; ttl={}", ttl.as_secs());
+            let _ = write!(value, "; ttl={ttl}");
         }
         for (holds, name) in [(self.stored, "; stored"), (self.collapsed, "; collapsed")] {
             value.push_str(if holds { name } else { "" });
@@ -87,7 +93,9 @@ impl Forward {
         match self {
             Self::Bypass => "bypass",
             Self::Method => "method",
+            Self::Miss => "miss",
             Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
             Self::Request => "request",
         }
@@ -106,10 +114,10 @@ mod tests {
 
     #[test]
     fn a_status_reads_as_the_rfc_has_it() {
-        assert_eq!(
-            written(CacheStatus::hit(Duration::from_millis(9_900))),
-            "towerkeep; hit; ttl=9"
-        );
+        assert_eq!(written(CacheStatus::hit(9)), "towerkeep; hit; ttl=9");
+        assert_eq!(written(CacheStatus::hit(-9)), "towerkeep; hit; ttl=-9");
+        let own = CacheStatus { own: true, ..CacheStatus::default() };
+        assert_eq!(written(own.detail(Reason::OnlyIfCached)), "towerkeep; detail=only-if-cached");
         assert_eq!(written(CacheStatus::bypass(Reason::Method)), "towerkeep; fwd=method");
         assert_eq!(
             written(CacheStatus::bypass(Reason::Range)),

@@ -1,7 +1,10 @@
 //! What the cache asks of a store.
 
 use crate::{
-    cache::stored::StoredResponse, pubsub::Subscription, store::StoreFuture, tasks::Tasks,
+    cache::{http::serve::Times, stored::StoredResponse},
+    pubsub::Subscription,
+    store::StoreFuture,
+    tasks::Tasks,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -41,6 +44,9 @@ pub trait CacheStore: Send + Sync + 'static {
     fn renew(&self, address: &Address, token: &str, length: Duration) -> StoreFuture<bool>;
 
     /// Stores a response and ends the lease, if `token` still holds it.
+    ///
+    /// What the responses of an entry vary by only grows. If the address varies by more than they did
+    /// so far, the variants that were there are forgotten: nobody would find them any more.
     fn fill(&self, address: &Address, token: &str, fill: Fill) -> StoreFuture<FillReply>;
 
     /// Ends a lease without a response. `false` if `token` does not hold it any more.
@@ -108,19 +114,40 @@ impl<T: CacheStore + ?Sized> CacheStore for Arc<T> {
 pub struct Address {
     entry: String,
     variant: String,
+    vary: String,
+    lease: Option<String>,
     lane: Lane,
 }
 
 impl Address {
     /// The address of the only variant of an entry, by the hash of its key.
     pub fn new(entry: impl Into<String>, lane: Lane) -> Self {
-        Self { entry: entry.into(), variant: String::new(), lane }
+        Self::variant_of(entry, "", lane)
     }
 
     /// The same, for one of several variants.
     #[must_use]
     pub fn variant_of(entry: impl Into<String>, variant: impl Into<String>, lane: Lane) -> Self {
-        Self { entry: entry.into(), variant: variant.into(), lane }
+        let (entry, variant) = (entry.into(), variant.into());
+        Self { entry, variant, vary: String::new(), lease: None, lane }
+    }
+
+    /// The same, where the variant was found by the values of these request fields: their names,
+    /// sorted, in lower case, separated by commas.
+    #[must_use]
+    pub fn varying_by(mut self, names: impl Into<String>) -> Self {
+        self.vary = names.into();
+        self
+    }
+
+    /// Another variant of the same entry, whose maker holds the lease of this one.
+    pub(crate) fn moved(&self, vary: String, variant: String) -> Self {
+        Self { vary, variant, lease: Some(self.lease()), ..self.clone() }
+    }
+
+    /// The same, under a lease that nobody else asks for.
+    pub(crate) fn alone(&self, token: &str) -> Self {
+        Self { lease: Some(format!("s:{token}")), ..self.clone() }
     }
 
     /// The hash of the key: letters, digits, `-` and `_`.
@@ -129,15 +156,29 @@ impl Address {
         &self.entry
     }
 
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane
+    }
+
     /// The variant; empty if the response does not vary.
     #[must_use]
     pub fn variant(&self) -> &str {
         &self.variant
     }
 
+    /// The names of the request fields by whose values the variant was found; empty if it does not
+    /// vary.
+    #[must_use]
+    pub fn vary(&self) -> &str {
+        &self.vary
+    }
+
     /// The name of the lease, among those of the same entry.
     #[must_use]
     pub fn lease(&self) -> String {
+        if let Some(lease) = &self.lease {
+            return lease.clone();
+        }
         let lane = match self.lane {
             Lane::Open => 'o',
             Lane::Authorized => 'a',
@@ -166,6 +207,12 @@ pub enum Lane {
 pub enum Lookup {
     /// A response.
     Found(Found),
+    /// The responses of this entry vary by these fields, and not by those of the
+    /// [address](Address::vary): look up the variant by them.
+    Varies {
+        /// Their names, as [`Address::varying_by`] has them.
+        names: Arc<str>,
+    },
     /// Nothing that this version can read.
     Absent {
         /// The stamp of what is there nevertheless.
@@ -185,10 +232,12 @@ pub struct Found {
     pub age: Duration,
     /// How long it is fresh yet; zero once it is stale.
     pub fresh_for: Duration,
+    /// How long it has been stale; zero while it is fresh.
+    pub stale_for: Duration,
 }
 
 impl Found {
-    /// What a store found.
+    /// What a store found, which is not stale.
     #[must_use]
     pub fn new(
         response: Arc<StoredResponse>,
@@ -196,7 +245,25 @@ impl Found {
         age: Duration,
         fresh_for: Duration,
     ) -> Self {
-        Self { response, stamp, age, fresh_for }
+        Self { response, stamp, age, fresh_for, stale_for: Duration::ZERO }
+    }
+
+    /// The seconds until it is stale, negative once it is.
+    pub(crate) fn ttl(&self) -> i64 {
+        match self.fresh_for.is_zero() {
+            true => -i64::try_from(self.stale_for.as_secs()).unwrap_or(i64::MAX),
+            false => i64::try_from(self.fresh_for.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(crate) fn times(&self) -> Times {
+        Times { age: self.age, fresh_for: self.fresh_for, stale_for: self.stale_for }
+    }
+
+    /// The same, stale for so long.
+    #[must_use]
+    pub fn stale_for(self, stale_for: Duration) -> Self {
+        Self { stale_for, ..self }
     }
 }
 
@@ -247,13 +314,19 @@ impl Fill {
 }
 
 /// The answer to [`fill`](CacheStore::fill).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FillReply {
     /// It is stored, and the lease has ended.
     Stored,
     /// Nothing was changed: the token does not hold the lease any more, or the response is stale.
     Refused,
+    /// Nothing was changed: the responses of this entry vary by more than the
+    /// [address](Address::vary) was found by. Fill the variant by all of them, under the same lease.
+    Varies {
+        /// The names of the fields by which they vary.
+        names: Arc<str>,
+    },
 }
 
 /// How a lease ends without a response.

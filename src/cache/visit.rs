@@ -2,16 +2,22 @@
 
 use crate::{
     cache::{
+        http::{
+            directives::RequestDirectives,
+            range::{Part, RangeRequest},
+            serve::Use,
+            validate::Conditions,
+            vary,
+        },
         key::Key,
         layer::Shared,
         policy::Reason,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
-        validate::Conditions,
     },
     marks::SessionTouched,
 };
-use http::{Extensions, Method, Request, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, header::AUTHORIZATION};
 use http_body::Body;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -24,6 +30,13 @@ pub(crate) struct Visit {
     pub(crate) head: bool,
     pub(crate) authorized: bool,
     pub(crate) conditions: Conditions,
+    pub(crate) range: Option<RangeRequest>,
+    /// What the request asks of caches.
+    pub(crate) asked: RequestDirectives,
+    /// What is stored and is not the answer as it is: the origin may say that it holds, or fail.
+    pub(crate) held: Option<Found>,
+    /// The client has its answer: this is for the store.
+    pub(crate) background: bool,
     /// Why the store's answer would not do.
     pub(crate) forward: Forward,
     /// The stamp of what is stored and would not do.
@@ -32,6 +45,8 @@ pub(crate) struct Visit {
     pub(crate) collapsed: bool,
     /// Until when it waits.
     pub(crate) deadline: Instant,
+    /// The entry turned out to vary by something else than was thought.
+    moved: bool,
     session: Option<SessionTouched>,
 }
 
@@ -41,6 +56,8 @@ pub(crate) enum Admission {
     Visit(Box<Visit>),
     /// Hand it on. Nothing is stored.
     Bypass(Reason),
+    /// Hand it on. If it changes something, what is stored is to be forgotten.
+    Change(Key),
     /// A cache further out has done all that this one could do.
     Nested,
 }
@@ -48,7 +65,11 @@ pub(crate) enum Admission {
 /// What a lookup means for a request.
 pub(crate) enum Judgement {
     Hit(Found),
+    /// It is the answer, and a new one is to be made.
+    Refresh(Found),
     Miss,
+    /// It varies by something else than was thought: look the right variant up.
+    Moved,
     /// It is stored, and not for this client.
     NotForYou,
 }
@@ -61,6 +82,11 @@ struct HandedOn(Arc<str>);
 impl Visit {
     pub(crate) fn of<B: Body>(shared: &Shared, request: &Request<B>) -> Admission {
         if let Err(reason) = shared.policy.admit(request) {
+            if shared.policy.invalidates(request.method())
+                && let Ok(key) = shared.key.of(request)
+            {
+                return Admission::Change(key);
+            }
             return Admission::Bypass(reason);
         }
         let key = match shared.key.of(request) {
@@ -69,7 +95,15 @@ impl Visit {
         };
         let authorized = request.headers().contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
-        let address = Address::new(key.hash(), lane);
+        let hash = key.hash();
+        let address = match shared.policy.is_proxy() {
+            true => {
+                let names = shared.vary.get(&hash);
+                let variant = vary::variant(&names, request.headers());
+                Address::variant_of(hash, variant, lane).varying_by(&*names)
+            }
+            false => Address::new(hash, lane),
+        };
         let extensions = request.extensions();
         if extensions.get::<HandedOn>().is_some_and(|other| *other.0 == *address.entry()) {
             return Admission::Nested;
@@ -80,6 +114,11 @@ impl Visit {
             head: request.method() == Method::HEAD,
             authorized,
             conditions: Conditions::of(request.headers()),
+            range: RangeRequest::of(request.headers()),
+            asked: shared.policy.asked(request.headers()),
+            held: None,
+            background: false,
+            moved: false,
             forward: Forward::UriMiss,
             seen: None,
             collapsed: false,
@@ -88,30 +127,94 @@ impl Visit {
         }))
     }
 
-    /// Whether what was found will do, and if not, why.
-    pub(crate) fn judge(&mut self, shared: &Shared, lookup: Lookup) -> Judgement {
+    /// Whether what was found will do for a request with these headers, and if not, why.
+    pub(crate) fn judge(
+        &mut self,
+        shared: &Shared,
+        lookup: Lookup,
+        request: &HeaderMap,
+    ) -> Judgement {
         let found = match lookup {
             Lookup::Found(found) => found,
-            Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
+            Lookup::Varies { names } => return self.look_elsewhere(shared, &names, request),
+            Lookup::Absent { stamp } => return self.miss(self.absent(), stamp),
         };
         if *found.response.key != *self.key.as_bytes() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
         }
-        if found.fresh_for.is_zero() {
-            return self.miss(Forward::Stale, Some(found.stamp));
+        let good_for = shared.policy.decide(&found, &self.asked, shared.windows);
+        if good_for == Use::Validate {
+            let stale = found.fresh_for.is_zero() || self.asked == RequestDirectives::default();
+            let stamp = found.stamp.clone();
+            self.held = Some(found);
+            return self.miss_held(if stale { Forward::Stale } else { Forward::Request }, stamp);
         }
         let headers = &found.response.snapshot.headers;
         if self.authorized && !shared.policy.may_answer_authorized(headers) {
             self.forward = Forward::Request;
             return Judgement::NotForYou;
         }
-        Judgement::Hit(found)
+        match good_for {
+            Use::AnswerAndRefresh => Judgement::Refresh(found),
+            _ => Judgement::Hit(found),
+        }
+    }
+
+    fn look_elsewhere(
+        &mut self,
+        shared: &Shared,
+        names: &Arc<str>,
+        request: &HeaderMap,
+    ) -> Judgement {
+        // What varies by something else each time is not looked for for ever.
+        if self.moved || !shared.policy.is_proxy() {
+            return self.miss(Forward::VaryMiss, None);
+        }
+        self.moved = true;
+        shared.vary.set(self.address.entry(), names);
+        let (entry, variant) = (self.address.entry(), vary::variant(names, request));
+        self.address =
+            Address::variant_of(entry, variant, self.address.lane()).varying_by(&**names);
+        Judgement::Moved
+    }
+
+    /// Why there is nothing, as far as the store has told.
+    fn absent(&self) -> Forward {
+        match self.address.vary() {
+            "" => Forward::UriMiss,
+            _ if self.moved => Forward::VaryMiss,
+            _ => Forward::Miss,
+        }
     }
 
     fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {
+        self.held = None;
         self.forward = forward;
         self.seen = seen;
         Judgement::Miss
+    }
+
+    fn miss_held(&mut self, forward: Forward, seen: Arc<str>) -> Judgement {
+        self.forward = forward;
+        self.seen = Some(seen);
+        Judgement::Miss
+    }
+
+    /// What is stored, if it may be the answer because the handler fails.
+    pub(crate) fn stand_in(&self, shared: &Shared) -> Option<&Found> {
+        let held = self.held.as_ref()?;
+        let allowed = !self.authorized
+            || shared.policy.may_answer_authorized(&held.response.snapshot.headers);
+        let stands_in = shared.policy.stands_in(held, &self.asked, shared.windows);
+        (allowed && stands_in).then_some(held)
+    }
+
+    /// The part of a stored response that is asked for.
+    pub(crate) fn part(&self, status: StatusCode, headers: &HeaderMap, length: usize) -> Part {
+        match &self.range {
+            Some(range) if status == StatusCode::OK => range.part(headers, length),
+            _ => Part::Whole,
+        }
     }
 
     /// The status of a response that did not come from the store.
@@ -122,6 +225,15 @@ impl Visit {
     /// What waiters for the same response have in common.
     pub(crate) fn flight(&self) -> String {
         format!("{}{}", self.address.entry(), self.address.lease())
+    }
+
+    /// From now on it is about the whole response, for the store.
+    pub(crate) fn refresh(&mut self) {
+        self.background = true;
+        self.forward = Forward::Stale;
+        self.seen = self.held.as_ref().map(|held| held.stamp.clone());
+        self.asked = RequestDirectives::default();
+        (self.range, self.conditions) = (None, Conditions::default());
     }
 
     /// Whether a session was touched, as far as the request tells.

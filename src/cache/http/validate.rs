@@ -1,8 +1,10 @@
-//! A client's conditions (RFC 9110, section 13), evaluated on a whole response.
+//! Conditions (RFC 9110, section 13): a client's, evaluated on a whole response, and the cache's own,
+//! which ask the origin whether what is stored still holds (RFC 9111, section 4.3).
 //!
-//! The handler never sees them on a miss: its 304 could not be stored, and those that wait for the
-//! same response would get nothing.
+//! The handler of an application never sees a client's conditions on a miss: its 304 could not be
+//! stored, and those that wait for the same response would get nothing.
 
+use crate::cache::http::date;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
@@ -28,7 +30,7 @@ impl Conditions {
         let none_match: Vec<_> = headers.get_all(IF_NONE_MATCH).iter().cloned().collect();
         // The older condition counts only without the newer one (RFC 9110, section 13.1.3).
         let modified_since = match none_match.is_empty() {
-            true => date(headers, &IF_MODIFIED_SINCE),
+            true => date::of(headers, &IF_MODIFIED_SINCE),
             false => None,
         };
         Self { none_match, modified_since }
@@ -49,7 +51,7 @@ impl Conditions {
             let etag = headers.get(ETAG).map(HeaderValue::as_bytes);
             return self.none_match.iter().any(|line| matches(line.as_bytes(), etag));
         }
-        match (self.modified_since, date(headers, &LAST_MODIFIED)) {
+        match (self.modified_since, date::of(headers, &LAST_MODIFIED)) {
             (Some(since), Some(modified)) => modified <= since,
             _ => false,
         }
@@ -64,8 +66,48 @@ impl Conditions {
     }
 }
 
-fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
+/// Asks by the validators of what is stored, beside what the client asks by. `false` if there are
+/// none; nothing is changed then.
+pub(crate) fn ask_again(stored: &HeaderMap, request: &mut HeaderMap) -> bool {
+    let (tag, modified) = (stored.get(ETAG), stored.get(LAST_MODIFIED));
+    if tag.is_none() && modified.is_none() {
+        return false;
+    }
+    let own = tag.map(HeaderValue::as_bytes);
+    let asked = request.get_all(IF_NONE_MATCH).iter().map(HeaderValue::as_bytes);
+    let asked: Vec<_> = asked.filter(|line| line.trim_ascii() != b"*").collect();
+    let known = own.is_none() || asked.iter().any(|line| matches(line, own));
+    let lines =
+        asked.into_iter().chain(own.filter(|_| !known)).collect::<Vec<_>>().join(&b", "[..]);
+    Conditions::strip(request);
+    // Without a tag of its own the cache could not tell whose the origin's answer is.
+    if own.is_some()
+        && let Ok(lines) = HeaderValue::from_bytes(&lines)
+    {
+        request.insert(IF_NONE_MATCH, lines);
+    }
+    if let Some(modified) = modified {
+        request.insert(IF_MODIFIED_SINCE, modified.clone());
+    }
+    true
+}
+
+/// Whether the origin's 304 is about what is stored, not about what the client has (RFC 9111, section
+/// 4.3.4).
+pub(crate) fn still_holds(stored: &HeaderMap, answer: &HeaderMap, client: &Conditions) -> bool {
+    let own = stored.get(ETAG).map(HeaderValue::as_bytes);
+    match (own, answer.get(ETAG)) {
+        (Some(own), Some(tag)) => same_tag(own, tag.as_bytes()),
+        (Some(own), None) => {
+            client.none_match.iter().all(|line| matches(line.as_bytes(), Some(own)))
+        }
+        (None, _) => true,
+    }
+}
+
+/// Whether two entity tags are the same by weak comparison (RFC 9110, section 8.8.3.2).
+pub(crate) fn same_tag(one: &[u8], other: &[u8]) -> bool {
+    opaque(one) == opaque(other)
 }
 
 /// `If-None-Match` compares weakly (RFC 9110, section 8.8.3.2): `W/` makes no difference.
@@ -118,6 +160,42 @@ mod tests {
 
     fn not_modified(request: &[(&'static str, &str)], response: &[(&'static str, &str)]) -> bool {
         Conditions::of(&headers(request)).not_modified(StatusCode::OK, &headers(response))
+    }
+
+    #[test]
+    fn the_caches_own_validators_stand_beside_the_clients() {
+        let ask = |stored: &[(&'static str, &str)], request: &[(&'static str, &str)]| {
+            let mut request = headers(request);
+            let asked = ask_again(&headers(stored), &mut request);
+            let value = |name| request.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (asked, value("if-none-match"), value("if-modified-since"))
+        };
+        let some = |value: &str| Some(value.to_owned());
+        let tag = ("etag", "\"a\"");
+        assert_eq!(ask(&[tag], &[]), (true, some("\"a\""), None));
+        let client = ("if-none-match", "\"b\"");
+        assert_eq!(ask(&[tag], &[client]), (true, some("\"b\", \"a\""), None));
+        assert_eq!(ask(&[tag], &[("if-none-match", "W/\"a\"")]), (true, some("W/\"a\""), None));
+        assert_eq!(ask(&[tag], &[("if-none-match", "*")]), (true, some("\"a\""), None));
+        assert_eq!(ask(&[tag], &[("if-modified-since", "x")]), (true, some("\"a\""), None));
+        let modified = ("last-modified", "x");
+        assert_eq!(ask(&[modified], &[client]), (true, None, some("x")));
+        assert_eq!(ask(&[tag, modified], &[]), (true, some("\"a\""), some("x")));
+        assert_eq!(ask(&[], &[client]), (false, some("\"b\""), None));
+    }
+
+    #[test]
+    fn a_304_is_about_the_tag_that_it_names() {
+        let holds = |answer: &[(&'static str, &str)], client: &[(&'static str, &str)]| {
+            let client = Conditions::of(&headers(client));
+            still_holds(&headers(&[("etag", "\"a\"")]), &headers(answer), &client)
+        };
+        let client = [("if-none-match", "\"b\"")];
+        assert!(holds(&[("etag", "W/\"a\"")], &client));
+        assert!(!holds(&[("etag", "\"b\"")], &client));
+        assert!(!holds(&[], &client), "it may be the client's");
+        assert!(holds(&[], &[]));
+        assert!(holds(&[], &[("if-none-match", "\"a\"")]));
     }
 
     #[test]
