@@ -27,8 +27,6 @@ pub(crate) struct CacheStatus {
 pub(crate) enum Forward {
     Bypass,
     Method,
-    /// Nothing is stored, or no variant that matches.
-    Miss,
     UriMiss,
     VaryMiss,
     Stale,
@@ -93,7 +91,6 @@ impl Forward {
         match self {
             Self::Bypass => "bypass",
             Self::Method => "method",
-            Self::Miss => "miss",
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
