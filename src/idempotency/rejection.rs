@@ -227,11 +227,11 @@ mod tests {
             (Rejection::BodyTimeout, 408, "", "in time"),
             (Rejection::BodyTooLarge { limit: 77 }, 413, "", "77 bytes"),
             (Rejection::Mismatch, 422, "Mismatch", "use a new key"),
-            (Rejection::InFlight { left }, 409, "InFlight", "retry with the same key"),
+            (Rejection::InFlight { left }, 409, "InFlight", "being handled"),
             (Rejection::Orphan { attempts: 2 }, 409, "Orphan", "unknown"),
             (Rejection::Tombstone { status }, 409, "Tombstone", "status 200"),
             (Rejection::Unreadable, 409, "Unreadable", "another version"),
-            (Rejection::Unavailable, 503, "", "retried with the same key"),
+            (Rejection::Unavailable, 503, "", "can be retried"),
             (Rejection::TimeLimit { limit }, 503, "TimeLimit", "5s"),
             (Rejection::NotGuarded, 500, "", "IdempotencyLayer"),
         ] {
