@@ -1307,11 +1307,28 @@ async fn a_run_is_two_round_trips_and_a_replay_one() {
     let backend = Backend::redis(proxy.url()).await.unwrap();
     let shop = Shop::default();
     let app = shop.router(IdempotencyLayer::new(backend));
-    send(&app, keyed("/pay", "the scripts are known from here on", "order")).await;
+    for path in ["/pay", "/status/500"] {
+        send(&app, keyed(path, &format!("the scripts of {path} are known"), "order")).await;
+    }
     for (key, expected) in [("k", 2), ("k", 1), ("other", 2)] {
         let (reply, turns) = proxy.turns_of(send(&app, keyed("/pay", key, "order"))).await;
         assert_eq!((reply.status, turns), (200, expected), "{key}");
     }
+    for (path, key, body, status, expected) in [
+        ("/pay", "k", "another order", 422, 1),
+        ("/status/500", "given up", "order", 500, 2),
+        ("/status/429", "given up too", "order", 429, 2),
+    ] {
+        let (reply, turns) = proxy.turns_of(send(&app, keyed(path, key, body))).await;
+        assert_eq!((reply.status, turns), (status, expected), "{path}");
+    }
+    let running = app.clone();
+    let running = tokio::spawn(async move { send(&running, keyed("/slow", "s", "order")).await });
+    shop.started.notified().await;
+    let (busy, turns) = proxy.turns_of(send(&app, keyed("/slow", "s", "order"))).await;
+    assert_eq!((busy.status, turns), (409, 1));
+    shop.gate.let_in(1);
+    assert_eq!(running.await.unwrap().status, 200);
     let keyless = Request::post("/pay").body(Body::empty()).unwrap();
     let (_, turns) = proxy.turns_of(send(&app, keyless)).await;
     assert_eq!(turns, 0);

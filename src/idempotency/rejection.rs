@@ -213,4 +213,43 @@ mod tests {
             assert!(!document(&settled).headers().contains_key(RETRY_AFTER), "{settled:?}");
         }
     }
+
+    #[test]
+    fn each_rejection_is_a_problem_document_that_programs_can_tell_from_the_others() {
+        let (left, limit, status) =
+            (Duration::from_secs(9), Duration::from_secs(5), StatusCode::OK);
+        let mut types = Vec::new();
+        for (rejection, code, kind, words) in [
+            (Rejection::KeyMissing, 400, "KeyMissing", "Idempotency-Key: \""),
+            (Rejection::KeyMalformed(KeyError::Empty), 400, "KeyMalformed", "is empty"),
+            (Rejection::ScopeMissing, 403, "ScopeMissing", "identified caller"),
+            (Rejection::BodyBroken, 400, "", "could not be read"),
+            (Rejection::BodyTimeout, 408, "", "in time"),
+            (Rejection::BodyTooLarge { limit: 77 }, 413, "", "77 bytes"),
+            (Rejection::Mismatch, 422, "Mismatch", "use a new key"),
+            (Rejection::InFlight { left }, 409, "InFlight", "being handled"),
+            (Rejection::Orphan { attempts: 2 }, 409, "Orphan", "unknown"),
+            (Rejection::Tombstone { status }, 409, "Tombstone", "status 200"),
+            (Rejection::Unreadable, 409, "Unreadable", "another version"),
+            (Rejection::Unavailable, 503, "", "can be retried"),
+            (Rejection::TimeLimit { limit }, 503, "TimeLimit", "5s"),
+            (Rejection::NotGuarded, 500, "", "IdempotencyLayer"),
+        ] {
+            let response = document(&rejection);
+            assert_eq!(response.status(), code, "{rejection:?}");
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            let problem: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(problem["status"], code, "{problem}");
+            assert!(!problem["title"].as_str().unwrap().is_empty(), "{problem}");
+            assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
+            let uri = problem["type"].as_str().unwrap_or("about:blank").to_owned();
+            let known = uri.strip_suffix(kind).is_some_and(|uri| uri.ends_with("#variant."));
+            assert!(if kind.is_empty() { uri == "about:blank" } else { known }, "{problem}");
+            types.extend((!kind.is_empty()).then_some(uri));
+        }
+        let count = types.len();
+        types.sort();
+        types.dedup();
+        assert_eq!(types.len(), count);
+    }
 }
