@@ -41,7 +41,7 @@ pub(crate) struct Interim {
 /// Ends the time for interim responses when dropped.
 pub(crate) struct Open(Interim);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// How many requests the connection has had.
     exchange: u64,
@@ -55,7 +55,9 @@ struct State {
 
 impl<S> InterimIo<S> {
     pub(crate) fn new(io: S) -> (Self, Link) {
-        let link = Link(Arc::default());
+        let state =
+            State { exchange: 0, open: false, clean: true, queue: BytesMut::new(), waker: None };
+        let link = Link(Arc::new(Mutex::new(state)));
         (Self { io, link: link.clone(), out: BytesMut::new() }, link)
     }
 }

@@ -26,8 +26,8 @@
 
 mod fields;
 mod forward;
-mod interim;
-mod options;
+pub(crate) mod interim;
+pub(crate) mod options;
 mod serve;
 mod upload;
 

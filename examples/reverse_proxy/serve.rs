@@ -82,9 +82,8 @@ where
             response
         }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(io), service);
+    let served =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(io), service);
     let served = graceful.watch(served);
     async move {
         // A client that left, or one that sent something else than HTTP.

@@ -19,7 +19,7 @@ use tokio::{
 
 /// How long an upstream that says neither yes nor no to `Expect: 100-continue` is waited for: it may
 /// be one that does not know the question (RFC 9110, section 10.1.1).
-const EXPECTATION: Duration = Duration::from_secs(1);
+const EXPECTATION: Duration = Duration::from_secs(3);
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 

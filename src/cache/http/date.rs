@@ -8,13 +8,28 @@ pub(crate) fn of(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     parse(headers.get(name)?.to_str().ok()?)
 }
 
-/// Reads the three forms that there are, names and `GMT` in any case, and nothing else.
+const WEEKDAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
+/// Reads the three forms that there are, names and `GMT` in any case, and nothing else. Which weekday
+/// it says does not matter: the rest is a date without.
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     // Longer than any date there is.
     if text.len() > 40 {
         return None;
     }
-    httpdate::parse_http_date(&canonical(text)).ok()
+    let text = canonical(text);
+    httpdate::parse_http_date(&text).ok().or_else(|| on_its_weekday(&text))
+}
+
+/// The parser knows what day it was, and takes no other.
+fn on_its_weekday(text: &str) -> Option<SystemTime> {
+    let (said, date) = text.split_at(text.find(|letter: char| !letter.is_ascii_alphabetic())?);
+    let forms = WEEKDAYS.map(|day| if said.len() == 3 { &day[..3] } else { day });
+    if !forms.contains(&said) {
+        return None;
+    }
+    forms.iter().find_map(|day| httpdate::parse_http_date(&format!("{day}{date}")).ok())
 }
 
 /// Words in the case that the parser knows them in.
@@ -45,6 +60,9 @@ mod tests {
             "sUN, 06 nOV 1994 08:49:37 gmt",
             "Sunday, 06-Nov-94 08:49:37 GMT",
             "Sun Nov  6 08:49:37 1994",
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Friday, 06-Nov-94 08:49:37 GMT",
+            "Thu Nov  6 08:49:37 1994",
         ] {
             assert_eq!(parse(text), Some(expected), "{text}");
         }
@@ -65,6 +83,8 @@ mod tests {
             "Sun, 06-Nov-1994 08:49:37 GMT",
             "Sun,  06 Nov 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 08.49.37 GMT",
+            "Sunday, 06 Nov 1994 08:49:37 GMT",
+            "Sol, 06 Nov 1994 08:49:37 GMT",
             "Sun, 32 Nov 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 25:49:37 GMT",
             "Thu, 18 Aug 2050 02:01:18 GMT, Thu, 18 Aug 2050 02:01:18 GMT",
