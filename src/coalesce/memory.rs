@@ -79,7 +79,7 @@ impl CoalesceStore for MemoryStore {
             let left = Duration::from_micros(entry.ttl_us().unwrap_or(0));
             let leader = entry.get().cloned();
             let landed = following.and_then(|leader| {
-                self.0.landed.with(&left_by(flight.id(), leader), |entry| entry.get().cloned())
+                self.0.landed.with(left_by(flight.id(), leader), |entry| entry.get().cloned())
             });
             let joined =
                 policy::join(flight, leader.as_deref().map(|leader| (leader, left)), landed);

@@ -43,6 +43,9 @@ pub(super) struct Site {
     pub(super) proxy: FaultProxy,
 }
 
+/// How a process is started.
+type Start<'a> = Box<dyn Fn(&Site) -> ChildApp + Sync + 'a>;
+
 impl Site {
     pub(super) fn open() -> Self {
         let redis = RedisServer::start();
@@ -67,10 +70,7 @@ impl Site {
     }
 
     /// Several processes at once.
-    pub(super) fn spawn_all<const N: usize>(
-        &self,
-        starts: [Box<dyn Fn(&Self) -> ChildApp + Sync + '_>; N],
-    ) -> [ChildApp; N] {
+    pub(super) fn spawn_all<const N: usize>(&self, starts: [Start<'_>; N]) -> [ChildApp; N] {
         thread::scope(|scope| {
             let running = starts.each_ref().map(|start| scope.spawn(|| start(self)));
             running.map(|start| start.join().unwrap())
