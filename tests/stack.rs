@@ -282,8 +282,9 @@ async fn a_client_that_leaves_in_the_middle_of_a_checkout_finds_it_done_once(har
         let key = format!("leaver-{n}");
         let cookie = browser.jar().header("/").unwrap();
         if n == 0 {
+            let host = server.addr();
             let head = format!(
-                "POST /checkout HTTP/1.1\r\nhost: x\r\ncookie: {cookie}\r\n\
+                "POST /checkout HTTP/1.1\r\nhost: {host}\r\ncookie: {cookie}\r\n\
                  idempotency-key: \"{key}\"\r\ncontent-length: 0\r\n\r\n"
             );
             let stream = client::write_raw(server.addr(), head).await;

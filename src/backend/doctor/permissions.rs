@@ -91,6 +91,7 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("EXISTS", On::Key, &[]),
     ("HDEL", On::Key, &["f"]),
     ("HGET", On::Key, &["f"]),
+    ("HLEN", On::Key, &[]),
     ("HMGET", On::Key, &["f"]),
     ("HSET", On::Key, &["f", "v"]),
     ("PEXPIRE", On::Key, &["1"]),
