@@ -327,8 +327,9 @@ async fn a_key_takes_no_more_memory_than_stated() {
         sizes.push((name, used - key.len() as i64));
         assert!(redis.command(&["PTTL", &key]).int() > 0, "{key}");
     }
-    // Beside the name of the key.
-    let stated = [72, 96, 96, 96, 1_250, 700];
+    // Beside the name of the key. A short text may lie in what the server took for the key of a ban, which
+    // it was told before: 16 bytes more than it needs.
+    let stated = [72, 112, 112, 112, 1_250, 700];
     for ((name, used), stated) in sizes.iter().zip(stated) {
         assert!(*used <= stated, "{name}: {used} of {stated} bytes; all: {sizes:?}");
     }

@@ -73,9 +73,9 @@
 //! | algorithm | state | bytes beside the key's name |
 //! | --- | --- | --- |
 //! | `gcra` | a string, the theoretical arrival time in µs | 72 |
-//! | `token_bucket` | a string, `<units owed>:<at µs>` | 96 |
-//! | `fixed_window` | a string, `<start µs>:<count>` | 96 |
-//! | `sliding_window` | a string, `<start ms>:<current>:<previous>` | 96 |
+//! | `token_bucket` | a string, `<units owed>:<at µs>` | 112 |
+//! | `fixed_window` | a string, `<start µs>:<count>` | 112 |
+//! | `sliding_window` | a string, `<start ms>:<current>:<previous>` | 112 |
 //! | `sliding_log` | a list of times in µs | about 12 for each request |
 //! | `concurrency` | a sorted set of leases by when they end | about 33 for each lease |
 //!
