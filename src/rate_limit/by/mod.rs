@@ -48,7 +48,7 @@ pub trait KeyBy: Send + Sync + 'static {
     /// If the request does not have it: see [`Missing`].
     fn write(&self, request: &Parts, key: &mut KeyBuilder) -> Result<(), Missing>;
 
-    /// Whether it reads the [`UserId`], which may make the session load. Default: no.
+    /// Whether it reads the [`UserId`](crate::UserId), which may make the session load. Default: no.
     fn needs_user(&self) -> bool {
         false
     }

@@ -12,7 +12,7 @@ use http::request::Parts;
 pub struct User;
 
 /// Per [`UserId`]; the session is loaded for it if there is one. The policy does not apply to a
-/// request without a user, so put one by [`ip`] beside it.
+/// request without a user, so put one by [`ip`](super::ip) beside it.
 #[must_use]
 pub fn user() -> User {
     User
