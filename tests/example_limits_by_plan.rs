@@ -6,7 +6,7 @@ mod support;
 #[macro_use]
 mod harness;
 
-#[allow(dead_code)] // its `main` is not called here
+#[expect(dead_code, reason = "its `main` is not called here")]
 #[path = "../examples/limits_by_plan.rs"]
 mod example;
 

@@ -4,7 +4,7 @@
 
 mod support;
 
-#[allow(dead_code)] // its `main` is not called here
+#[expect(dead_code, reason = "its `main` is not called here")]
 #[path = "../examples/reverse_proxy/main.rs"]
 mod example;
 

@@ -1,15 +1,15 @@
 //! The task that makes a missing response. It goes on when its client leaves.
 
 use crate::{
-    body::{PipeSender, Recording, ResponseBody},
+    body::ResponseBody,
     cache::{
         contend::{Claim, Contended, Outcome, contend},
+        filling::Filling,
         future::Call,
         headers,
         http::{
             range::RangeRequest,
-            storing::{self, Freshness},
-            update,
+            storing::Freshness,
             validate::{self, Conditions},
             vary,
         },
@@ -17,36 +17,27 @@ use crate::{
         policy::{Reason, UNCACHEABLE_FOR, content_length, initial_age},
         status::CacheStatus,
         store::{Fill, FillReply, Found},
-        stored::StoredResponse,
         visit::Visit,
     },
     detached::HeadSender,
     flight::Leader,
     marks::SessionTouched,
-    snapshot::Snapshot,
     telemetry::{self, CACHE_TOTAL},
 };
 use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{AUTHORIZATION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE},
-    response::Parts,
 };
-use http_body::{Body, Frame};
+use http_body::Body;
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::time::{Instant, sleep_until};
 use tower::Service;
-
-/// What a pipe to a client holds at least, however small the bodies that are stored.
-const MIN_PIPE: usize = 64 << 10;
-
-/// And at most: a semaphore counts it.
-const MAX_PIPE: usize = 1 << 30;
 
 /// What a lead needs of everything around it.
 pub(crate) struct Lead {
@@ -101,7 +92,7 @@ impl Lead {
     }
 
     /// Tells those that wait; from then on nobody waits for this one.
-    fn land(&mut self, outcome: Outcome) {
+    pub(super) fn land(&mut self, outcome: Outcome) {
         if let Some(leader) = self.leader.take() {
             leader.land(outcome);
         }
@@ -226,78 +217,12 @@ impl Lead {
         shared.policy.judge(&shared.key, authorized, (status, headers), shared.windows, age, now)
     }
 
-    fn touched(&self, response: &http::Extensions) -> bool {
+    pub(super) fn touched(&self, response: &http::Extensions) -> bool {
         self.visit.touched() || SessionTouched::in_extensions(response)
     }
 
-    /// Answers with what is stored, since a new response cannot be had.
-    async fn stand_in<R: Body<Data = Bytes>, E>(
-        mut self,
-        claim: Claim,
-        found: &Found,
-        forward_status: Option<StatusCode>,
-        head: HeadSender<R, E>,
-    ) {
-        let status = CacheStatus { forward_status, ttl: Some(found.ttl()), ..self.visit.status() };
-        let status = status.detail(Reason::StaleIfError);
-        let _ = head.send(Ok(headers::stored(found, &self.visit, status)));
-        self.land(Outcome::Failed);
-        claim.fail().await;
-    }
-
-    /// Stores what is held with the fields of the origin's answer, which says that it still holds.
-    /// Returns it, and whether it may be stored at all.
-    async fn freshen(
-        &mut self,
-        claim: Claim,
-        held: &Found,
-        answer: &HeaderMap,
-        started: Instant,
-        asked: &HeaderMap,
-    ) -> (Found, bool) {
-        let (old, now) = (&held.response.snapshot, SystemTime::now());
-        // A field that is of the old response alone says nothing of the new one's age.
-        let age = initial_age(&self.shared.policy, answer, started.elapsed(), now);
-        let headers = update::freshened(&old.headers, answer, now);
-        let (authorized, windows) = (self.visit.authorized, self.shared.windows);
-        let judged = self.shared.policy.judge(
-            &self.shared.key,
-            authorized,
-            (old.status, &headers),
-            windows,
-            age,
-            now,
-        );
-        let snapshot = Snapshot { status: old.status, headers, body: old.body.clone() };
-        let key = held.response.key.clone();
-        let response = Arc::new(StoredResponse { key, snapshot });
-        let mut found = Found::new(response.clone(), held.stamp.clone(), age, Duration::ZERO);
-        let stored = judged.is_ok();
-        let outcome = match judged {
-            Ok(freshness) => {
-                found.fresh_for = freshness.left(age);
-                let fill = Fill {
-                    response,
-                    age,
-                    lifetime: freshness.lifetime,
-                    stale: freshness.stale,
-                    cost: started.elapsed(),
-                };
-                self.store(claim, fill, asked).await
-            }
-            Err(_) => {
-                // It says now that it must not be stored.
-                self.forget().await;
-                claim.fail().await;
-                Outcome::Uncacheable
-            }
-        };
-        self.land(outcome);
-        (found, stored)
-    }
-
     /// Stores a response, and returns what those that wait are told.
-    async fn store(&self, claim: Claim, fill: Fill, asked: &HeaderMap) -> Outcome {
+    pub(super) async fn store(&self, claim: Claim, fill: Fill, asked: &HeaderMap) -> Outcome {
         let headers = &fill.response.snapshot.headers;
         let (directives, _) = self.shared.policy.directives(headers);
         let reusable = fill.age < fill.lifetime && !directives.no_cache.is_whole();
@@ -320,48 +245,6 @@ impl Lead {
                 Outcome::Unavailable
             }
         }
-    }
-
-    /// Forgets what is stored.
-    async fn forget(&self) {
-        if let Err(error) = self.shared.store.purge(&[self.visit.address.entry().into()]).await {
-            telemetry::store_failed("cache", &error);
-        }
-    }
-
-    /// Asks for a head, which may tell that what is stored still holds, or that it does not (RFC
-    /// 9111, section 4.3.5).
-    async fn describe<S, Q, R>(
-        mut self,
-        call: Call<S, Q>,
-        asked: HeaderMap,
-        head: HeadSender<R, S::Error>,
-    ) where
-        S: Service<Request<Q>, Response = Response<R>>,
-        R: Body<Data = Bytes>,
-    {
-        let claim = match Claim::alone(&self.shared, &self.visit).await {
-            Ok(claim) => Some(claim),
-            Err(error) => {
-                telemetry::store_failed("cache", &error);
-                None
-            }
-        };
-        let started = Instant::now();
-        let response = call.run(&self.visit).await;
-        let status = self.visit.status();
-        let whole = response.as_ref().ok().filter(|response| response.status() == StatusCode::OK);
-        let answer = whole.map(|response| response.headers().clone());
-        if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
-            let old = &held.response.snapshot;
-            match update::describes(&answer, &old.headers, old.body.len()) {
-                true => drop(self.freshen(claim, &held, &answer, started, &asked).await),
-                false => self.forget().await,
-            }
-        }
-        telemetry::count(CACHE_TOTAL, "bypass");
-        let _ =
-            head.send(response.map(|response| written(response.map(ResponseBody::inner), status)));
     }
 
     /// Hands on what cannot be stored, with its own body: this task has nothing to do with it.
@@ -404,145 +287,6 @@ fn depends_on_client(status: StatusCode) -> bool {
     matches!(status.as_u16(), 206 | 304 | 412 | 416)
 }
 
-/// A response that is being read: for its client, and for the store.
-struct Filling {
-    parts: Parts,
-    freshness: Freshness,
-    /// The request's own headers.
-    asked: HeaderMap,
-    started: Instant,
-    answered: Instant,
-    give_up: Instant,
-}
-
-/// How the reading went.
-enum Recorded {
-    Complete(Bytes),
-    /// It is too long, or has what cannot be stored. This frame is still to be sent.
-    Unfit(Frame<Bytes>),
-    TooSlow,
-    /// It ended before the length that was announced.
-    Cut,
-    Broken,
-}
-
-impl Filling {
-    async fn run<R: Body<Data = Bytes>, E>(
-        self,
-        mut lead: Lead,
-        claim: Claim,
-        body: R,
-        head: HeadSender<R, E>,
-    ) {
-        let capacity = lead.shared.body_limit.clamp(MIN_PIPE, MAX_PIPE);
-        let (pipe, piped) = ResponseBody::piped(capacity, body.size_hint());
-        // Nobody reads the pipe behind a 304, or if the client has left; the fill goes on.
-        let _ = head.send(Ok(self.response(&lead, piped)));
-        let mut body = pin!(body);
-        match self.record(&lead, body.as_mut(), &pipe).await {
-            Recorded::Complete(data) => {
-                pipe.end();
-                self.finish(lead, claim, data).await;
-            }
-            Recorded::Unfit(frame) => {
-                lead.land(Outcome::Uncacheable);
-                claim.uncacheable(UNCACHEABLE_FOR).await;
-                if pipe.send(Ok(frame)).await {
-                    pump(body, pipe).await;
-                }
-            }
-            Recorded::TooSlow => {
-                lead.land(Outcome::Uncacheable);
-                claim.uncacheable(UNCACHEABLE_FOR).await;
-                pump(body, pipe).await;
-            }
-            // The client gets what the handler gave, and its server knows what to make of that.
-            Recorded::Cut => {
-                pipe.end();
-                claim.fail().await;
-            }
-            Recorded::Broken => claim.fail().await,
-        }
-    }
-
-    /// What the client gets.
-    fn response<R: Body>(&self, lead: &Lead, body: ResponseBody<R>) -> Response<ResponseBody<R>> {
-        let (visit, parts) = (&lead.visit, &self.parts);
-        let status = CacheStatus { stored: true, ..visit.status() };
-        if visit.conditions.not_modified(parts.status, &parts.headers) {
-            let status = CacheStatus { forward_status: Some(parts.status), ..status };
-            return written(headers::not_modified(parts.headers.clone()), status);
-        }
-        written(Response::from_parts(parts.clone(), body), status)
-    }
-
-    /// Reads at the origin's pace, however slowly the client does: others wait for this. Up to the
-    /// limit, the pipe has room for everything.
-    async fn record<R: Body<Data = Bytes>>(
-        &self,
-        lead: &Lead,
-        mut body: Pin<&mut R>,
-        pipe: &PipeSender<R::Error>,
-    ) -> Recorded {
-        let mut recording = Recording::new(lead.shared.body_limit);
-        loop {
-            let frame = tokio::select! {
-                frame = next(body.as_mut()) => frame,
-                () = sleep_until(self.give_up) => return Recorded::TooSlow,
-            };
-            let frame = match frame {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    pipe.send(Err(error)).await;
-                    return Recorded::Broken;
-                }
-                None => break,
-            };
-            match frame.data_ref() {
-                Some(data) if data.is_empty() => {}
-                Some(data) if recording.push(data) => {
-                    pipe.send(Ok(frame)).await;
-                }
-                _ => return Recorded::Unfit(frame),
-            }
-        }
-        match recording.finish() {
-            Some(data) if self.is_whole(&data) => Recorded::Complete(data),
-            _ => Recorded::Cut,
-        }
-    }
-
-    /// A body that ended before the length that was announced was cut.
-    fn is_whole(&self, data: &Bytes) -> bool {
-        content_length(&self.parts.headers).is_none_or(|length| length == data.len() as u64)
-    }
-
-    async fn finish(self, mut lead: Lead, claim: Claim, data: Bytes) {
-        // The handler may have touched the session while its body was read.
-        let age = self.freshness.age + self.answered.elapsed();
-        let past = age >= self.freshness.lifetime && self.freshness.stale.is_zero();
-        if lead.touched(&self.parts.extensions) || past {
-            lead.land(Outcome::Uncacheable);
-            return claim.uncacheable(UNCACHEABLE_FOR).await;
-        }
-        let snapshot = Snapshot {
-            status: self.parts.status,
-            headers: storing::to_store(&self.parts.headers, SystemTime::now()),
-            body: data,
-        };
-        let key = Bytes::copy_from_slice(lead.visit.key.as_bytes());
-        let fill = Fill {
-            response: Arc::new(StoredResponse { key, snapshot }),
-            age,
-            lifetime: self.freshness.lifetime,
-            stale: self.freshness.stale,
-            cost: self.started.elapsed(),
-        };
-        let outcome = lead.store(claim, fill, &self.asked).await;
-        lead.land(outcome);
-    }
-}
-
 /// What a stale response may stand in for (RFC 5861, section 4).
 fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
@@ -570,32 +314,7 @@ async fn answer<R: Body<Data = Bytes>, E>(
     }));
 }
 
-/// Hands on the rest of a body as fast as its client reads, and stops when it has left.
-async fn pump<R: Body<Data = Bytes>>(mut body: Pin<&mut R>, pipe: PipeSender<R::Error>) {
-    loop {
-        let frame = tokio::select! {
-            frame = next(body.as_mut()) => frame,
-            () = pipe.closed() => return,
-        };
-        match frame {
-            Some(frame) => {
-                let failed = frame.is_err();
-                if !pipe.send(frame).await || failed {
-                    return;
-                }
-            }
-            None => return pipe.end(),
-        }
-    }
-}
-
-fn next<R: Body>(
-    mut body: Pin<&mut R>,
-) -> impl Future<Output = Option<Result<Frame<R::Data>, R::Error>>> {
-    poll_fn(move |cx| body.as_mut().poll_frame(cx))
-}
-
-fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
+pub(super) fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
     status.write(response.headers_mut());
     response
 }

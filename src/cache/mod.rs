@@ -133,9 +133,11 @@
 
 mod contend;
 mod fill;
+mod filling;
 mod future;
 mod handle;
 mod headers;
+mod held;
 mod http;
 mod key;
 mod layer;

@@ -1,0 +1,197 @@
+//! Reads a response for its client and for the store at once.
+
+use crate::{
+    body::{PipeSender, Recording, ResponseBody},
+    cache::{
+        contend::{Claim, Outcome},
+        fill::{Lead, written},
+        headers,
+        http::storing::{self, Freshness},
+        policy::{UNCACHEABLE_FOR, content_length},
+        status::CacheStatus,
+        store::Fill,
+        stored::StoredResponse,
+    },
+    detached::HeadSender,
+    snapshot::Snapshot,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Response, response::Parts};
+use http_body::{Body, Frame};
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::SystemTime,
+};
+use tokio::time::{Instant, sleep_until};
+
+/// What a pipe to a client holds at least, however small the bodies that are stored.
+const MIN_PIPE: usize = 64 << 10;
+
+/// And at most: a semaphore counts it.
+const MAX_PIPE: usize = 1 << 30;
+
+/// A response that is being read: for its client, and for the store.
+pub(super) struct Filling {
+    pub(super) parts: Parts,
+    pub(super) freshness: Freshness,
+    /// The request's own headers.
+    pub(super) asked: HeaderMap,
+    pub(super) started: Instant,
+    pub(super) answered: Instant,
+    pub(super) give_up: Instant,
+}
+
+/// How the reading went.
+enum Recorded {
+    Complete(Bytes),
+    /// It is too long, or has what cannot be stored. This frame is still to be sent.
+    Unfit(Frame<Bytes>),
+    TooSlow,
+    /// It ended before the length that was announced.
+    Cut,
+    Broken,
+}
+
+impl Filling {
+    pub(super) async fn run<R: Body<Data = Bytes>, E>(
+        self,
+        mut lead: Lead,
+        claim: Claim,
+        body: R,
+        head: HeadSender<R, E>,
+    ) {
+        let capacity = lead.shared.body_limit.clamp(MIN_PIPE, MAX_PIPE);
+        let (pipe, piped) = ResponseBody::piped(capacity, body.size_hint());
+        // Nobody reads the pipe behind a 304, or if the client has left; the fill goes on.
+        let _ = head.send(Ok(self.response(&lead, piped)));
+        let mut body = pin!(body);
+        match self.record(&lead, body.as_mut(), &pipe).await {
+            Recorded::Complete(data) => {
+                pipe.end();
+                self.finish(lead, claim, data).await;
+            }
+            Recorded::Unfit(frame) => {
+                lead.land(Outcome::Uncacheable);
+                claim.uncacheable(UNCACHEABLE_FOR).await;
+                if pipe.send(Ok(frame)).await {
+                    pump(body, pipe).await;
+                }
+            }
+            Recorded::TooSlow => {
+                lead.land(Outcome::Uncacheable);
+                claim.uncacheable(UNCACHEABLE_FOR).await;
+                pump(body, pipe).await;
+            }
+            // The client gets what the handler gave, and its server knows what to make of that.
+            Recorded::Cut => {
+                pipe.end();
+                claim.fail().await;
+            }
+            Recorded::Broken => claim.fail().await,
+        }
+    }
+
+    /// What the client gets.
+    fn response<R: Body>(&self, lead: &Lead, body: ResponseBody<R>) -> Response<ResponseBody<R>> {
+        let (visit, parts) = (&lead.visit, &self.parts);
+        let status = CacheStatus { stored: true, ..visit.status() };
+        if visit.conditions.not_modified(parts.status, &parts.headers) {
+            let status = CacheStatus { forward_status: Some(parts.status), ..status };
+            return written(headers::not_modified(parts.headers.clone()), status);
+        }
+        written(Response::from_parts(parts.clone(), body), status)
+    }
+
+    /// Reads at the origin's pace, however slowly the client does: others wait for this. Up to the
+    /// limit, the pipe has room for everything.
+    async fn record<R: Body<Data = Bytes>>(
+        &self,
+        lead: &Lead,
+        mut body: Pin<&mut R>,
+        pipe: &PipeSender<R::Error>,
+    ) -> Recorded {
+        let mut recording = Recording::new(lead.shared.body_limit);
+        loop {
+            let frame = tokio::select! {
+                frame = next(body.as_mut()) => frame,
+                () = sleep_until(self.give_up) => return Recorded::TooSlow,
+            };
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    pipe.send(Err(error)).await;
+                    return Recorded::Broken;
+                }
+                None => break,
+            };
+            match frame.data_ref() {
+                Some(data) if data.is_empty() => {}
+                Some(data) if recording.push(data) => {
+                    pipe.send(Ok(frame)).await;
+                }
+                _ => return Recorded::Unfit(frame),
+            }
+        }
+        match recording.finish() {
+            Some(data) if self.is_whole(&data) => Recorded::Complete(data),
+            _ => Recorded::Cut,
+        }
+    }
+
+    /// A body that ended before the length that was announced was cut.
+    fn is_whole(&self, data: &Bytes) -> bool {
+        content_length(&self.parts.headers).is_none_or(|length| length == data.len() as u64)
+    }
+
+    async fn finish(self, mut lead: Lead, claim: Claim, data: Bytes) {
+        // The handler may have touched the session while its body was read.
+        let age = self.freshness.age + self.answered.elapsed();
+        let past = age >= self.freshness.lifetime && self.freshness.stale.is_zero();
+        if lead.touched(&self.parts.extensions) || past {
+            lead.land(Outcome::Uncacheable);
+            return claim.uncacheable(UNCACHEABLE_FOR).await;
+        }
+        let snapshot = Snapshot {
+            status: self.parts.status,
+            headers: storing::to_store(&self.parts.headers, SystemTime::now()),
+            body: data,
+        };
+        let key = Bytes::copy_from_slice(lead.visit.key.as_bytes());
+        let fill = Fill {
+            response: Arc::new(StoredResponse { key, snapshot }),
+            age,
+            lifetime: self.freshness.lifetime,
+            stale: self.freshness.stale,
+            cost: self.started.elapsed(),
+        };
+        let outcome = lead.store(claim, fill, &self.asked).await;
+        lead.land(outcome);
+    }
+}
+
+/// Hands on the rest of a body as fast as its client reads, and stops when it has left.
+async fn pump<R: Body<Data = Bytes>>(mut body: Pin<&mut R>, pipe: PipeSender<R::Error>) {
+    loop {
+        let frame = tokio::select! {
+            frame = next(body.as_mut()) => frame,
+            () = pipe.closed() => return,
+        };
+        match frame {
+            Some(frame) => {
+                let failed = frame.is_err();
+                if !pipe.send(frame).await || failed {
+                    return;
+                }
+            }
+            None => return pipe.end(),
+        }
+    }
+}
+
+fn next<R: Body>(
+    mut body: Pin<&mut R>,
+) -> impl Future<Output = Option<Result<Frame<R::Data>, R::Error>>> {
+    poll_fn(move |cx| body.as_mut().poll_frame(cx))
+}

@@ -1,0 +1,138 @@
+//! What becomes of a response that is held already: it stands in, is made fresh again, or is forgotten.
+
+use crate::{
+    body::ResponseBody,
+    cache::{
+        contend::{Claim, Outcome},
+        fill::{Lead, written},
+        future::Call,
+        headers,
+        http::update,
+        policy::{Reason, initial_age},
+        status::CacheStatus,
+        store::{Fill, Found},
+        stored::StoredResponse,
+    },
+    detached::HeadSender,
+    snapshot::Snapshot,
+    telemetry::{self, CACHE_TOTAL},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::time::Instant;
+use tower::Service;
+
+impl Lead {
+    /// Answers with what is stored, since a new response cannot be had.
+    pub(super) async fn stand_in<R: Body<Data = Bytes>, E>(
+        mut self,
+        claim: Claim,
+        found: &Found,
+        forward_status: Option<StatusCode>,
+        head: HeadSender<R, E>,
+    ) {
+        let status = CacheStatus { forward_status, ttl: Some(found.ttl()), ..self.visit.status() };
+        let status = status.detail(Reason::StaleIfError);
+        let _ = head.send(Ok(headers::stored(found, &self.visit, status)));
+        self.land(Outcome::Failed);
+        claim.fail().await;
+    }
+
+    /// Stores what is held with the fields of the origin's answer, which says that it still holds.
+    /// Returns it, and whether it may be stored at all.
+    pub(super) async fn freshen(
+        &mut self,
+        claim: Claim,
+        held: &Found,
+        answer: &HeaderMap,
+        started: Instant,
+        asked: &HeaderMap,
+    ) -> (Found, bool) {
+        let (old, now) = (&held.response.snapshot, SystemTime::now());
+        // A field that is of the old response alone says nothing of the new one's age.
+        let age = initial_age(&self.shared.policy, answer, started.elapsed(), now);
+        let headers = update::freshened(&old.headers, answer, now);
+        let (authorized, windows) = (self.visit.authorized, self.shared.windows);
+        let judged = self.shared.policy.judge(
+            &self.shared.key,
+            authorized,
+            (old.status, &headers),
+            windows,
+            age,
+            now,
+        );
+        let snapshot = Snapshot { status: old.status, headers, body: old.body.clone() };
+        let key = held.response.key.clone();
+        let response = Arc::new(StoredResponse { key, snapshot });
+        let mut found = Found::new(response.clone(), held.stamp.clone(), age, Duration::ZERO);
+        let stored = judged.is_ok();
+        let outcome = match judged {
+            Ok(freshness) => {
+                found.fresh_for = freshness.left(age);
+                let fill = Fill {
+                    response,
+                    age,
+                    lifetime: freshness.lifetime,
+                    stale: freshness.stale,
+                    cost: started.elapsed(),
+                };
+                self.store(claim, fill, asked).await
+            }
+            Err(_) => {
+                // It says now that it must not be stored.
+                self.forget().await;
+                claim.fail().await;
+                Outcome::Uncacheable
+            }
+        };
+        self.land(outcome);
+        (found, stored)
+    }
+
+    /// Forgets what is stored.
+    pub(super) async fn forget(&self) {
+        if let Err(error) = self.shared.store.purge(&[self.visit.address.entry().into()]).await {
+            telemetry::store_failed("cache", &error);
+        }
+    }
+
+    /// Asks for a head, which may tell that what is stored still holds, or that it does not (RFC
+    /// 9111, section 4.3.5).
+    pub(super) async fn describe<S, Q, R>(
+        mut self,
+        call: Call<S, Q>,
+        asked: HeaderMap,
+        head: HeadSender<R, S::Error>,
+    ) where
+        S: Service<Request<Q>, Response = Response<R>>,
+        R: Body<Data = Bytes>,
+    {
+        let claim = match Claim::alone(&self.shared, &self.visit).await {
+            Ok(claim) => Some(claim),
+            Err(error) => {
+                telemetry::store_failed("cache", &error);
+                None
+            }
+        };
+        let started = Instant::now();
+        let response = call.run(&self.visit).await;
+        let status = self.visit.status();
+        let whole = response.as_ref().ok().filter(|response| response.status() == StatusCode::OK);
+        let answer = whole.map(|response| response.headers().clone());
+        if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
+            let old = &held.response.snapshot;
+            match update::describes(&answer, &old.headers, old.body.len()) {
+                true => drop(self.freshen(claim, &held, &answer, started, &asked).await),
+                false => self.forget().await,
+            }
+        }
+        telemetry::count(CACHE_TOTAL, "bypass");
+        let _ =
+            head.send(response.map(|response| written(response.map(ResponseBody::inner), status)));
+    }
+}
