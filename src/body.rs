@@ -77,6 +77,13 @@ impl<B: Body<Data = Bytes>> Body for RequestBody<B> {
     }
 }
 
+impl<B> Default for RequestBody<B> {
+    /// No bytes at all.
+    fn default() -> Self {
+        Self::buffered(Bytes::new(), None)
+    }
+}
+
 impl<B> fmt::Debug for RequestBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
@@ -234,6 +241,14 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             }
             ResponseKind::Piped { pipe } => pipe.hint,
         }
+    }
+}
+
+impl<B: Body> Default for ResponseBody<B> {
+    /// No bytes at all, whatever `B` is: layers that answer by themselves, for CORS or a timeout, ask
+    /// for it.
+    fn default() -> Self {
+        Self::empty()
     }
 }
 
