@@ -12,6 +12,7 @@ mod cache_rfc_tests {
     mod conditions;
     mod freshness;
     mod invalidation;
+    mod methods;
     mod parts;
     mod requests;
     mod stale;

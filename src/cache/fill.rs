@@ -192,7 +192,11 @@ impl Lead {
         }
     }
 
-    fn judge<R: Body>(&self, response: &Response<R>, delay: Duration) -> Result<Freshness, Reason> {
+    pub(super) fn judge<R: Body>(
+        &self,
+        response: &Response<R>,
+        delay: Duration,
+    ) -> Result<Freshness, Reason> {
         if self.touched(response.extensions()) {
             return Err(Reason::Session);
         }
@@ -314,7 +318,7 @@ async fn answer<R: Body<Data = Bytes>, E>(
     }));
 }
 
-pub(super) fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
+pub(crate) fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
     status.write(response.headers_mut());
     response
 }

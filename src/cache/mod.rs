@@ -53,9 +53,9 @@
 //! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
 //! | ranges | 3.3 | one range of a stored 200, `If-Range`; a 206 of the upstream is not stored |
+//! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
 //!
-//! It does not serve a `POST` or `QUERY` from the store, join parts of a response, or know
-//! `Cache-Groups`.
+//! It does not join parts of a response, or know `Cache-Groups`.
 //!
 //! ```
 //! # use towerkeep::{Backend, cache::{CacheLayer, Policy}};
@@ -131,6 +131,7 @@
 //!
 //! What a response varies by is stored as a digest of the request's values, never as they are.
 
+mod change;
 mod contend;
 mod fill;
 mod filling;

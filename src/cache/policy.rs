@@ -125,6 +125,12 @@ impl Policy {
         }
     }
 
+    /// Whether the response says to this cache how long it is fresh.
+    pub(crate) fn is_explicit(&self, headers: &HeaderMap, now: SystemTime) -> bool {
+        let (directives, targeted) = self.directives(headers);
+        storing::explicit(headers, (&directives, targeted), now).is_some()
+    }
+
     /// What the request asks of this cache.
     pub(crate) fn asked(&self, headers: &HeaderMap) -> RequestDirectives {
         match self.is_proxy() {

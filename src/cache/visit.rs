@@ -59,7 +59,7 @@ pub(crate) enum Admission {
     /// Hand it on. Nothing is stored.
     Bypass(Reason),
     /// Hand it on. If it changes something, what is stored is to be forgotten.
-    Change(Key),
+    Change(Box<Visit>),
     /// A cache further out has done all that this one could do.
     Nested,
 }
@@ -87,7 +87,7 @@ impl Visit {
             if shared.policy.invalidates(request.method())
                 && let Ok(key) = shared.key.of(request)
             {
-                return Admission::Change(key);
+                return Admission::Change(Box::new(Self::new(shared, request, key).of_change()));
             }
             return Admission::Bypass(reason);
         }
@@ -95,6 +95,15 @@ impl Visit {
             Ok(key) => key,
             Err(error) => return Admission::Bypass(error.into()),
         };
+        let visit = Self::new(shared, request, key);
+        let outer = request.extensions().get::<HandedOn>();
+        if outer.is_some_and(|outer| *outer.0 == *visit.address.entry()) {
+            return Admission::Nested;
+        }
+        Admission::Visit(Box::new(visit))
+    }
+
+    fn new<B>(shared: &Shared, request: &Request<B>, key: Key) -> Self {
         let authorized = request.headers().contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
         let hash = key.hash();
@@ -106,11 +115,7 @@ impl Visit {
             }
             false => Address::new(hash, lane),
         };
-        let extensions = request.extensions();
-        if extensions.get::<HandedOn>().is_some_and(|other| *other.0 == *address.entry()) {
-            return Admission::Nested;
-        }
-        Admission::Visit(Box::new(Self {
+        Self {
             key,
             address,
             head: request.method() == Method::HEAD,
@@ -126,8 +131,14 @@ impl Visit {
             collapsed: false,
             detail: None,
             deadline: Instant::now() + shared.wait,
-            session: extensions.get::<SessionTouched>().cloned(),
-        }))
+            session: request.extensions().get::<SessionTouched>().cloned(),
+        }
+    }
+
+    /// What it asks by is the handler's business: it is not a question.
+    fn of_change(self) -> Self {
+        let conditions = Conditions::default();
+        Self { conditions, range: None, forward: Forward::Method, ..self }
     }
 
     /// Whether what was found will do for a request with these headers, and if not, why.

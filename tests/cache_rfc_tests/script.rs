@@ -65,6 +65,11 @@ pub(crate) fn method(method: &'static str) -> Step {
 }
 
 impl Step {
+    /// With these headers.
+    pub(crate) fn asking(self, request: &'static str) -> Self {
+        Self { request, ..self }
+    }
+
     /// So many seconds after the one before.
     pub(crate) fn later(self, seconds: u64) -> Self {
         Self { later: seconds, ..self }
