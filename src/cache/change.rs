@@ -49,7 +49,7 @@ impl Change {
         let keys = named.iter().map(|target| key.sibling(target));
         // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
         let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
-        let entries: Vec<_> = entries.map(|key| key.hash()).collect();
+        let entries: Vec<_> = entries.flat_map(|key| key.hashes()).collect();
         shared.store.purge(&entries)
     }
 

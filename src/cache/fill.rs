@@ -234,7 +234,8 @@ impl Lead {
             true => vary::names(headers).unwrap_or_default(),
             false => String::new(),
         };
-        match claim.fill(fill, &vary, asked).await {
+        let variant = |names: &str| self.visit.variant(names, asked);
+        match claim.fill(fill, &vary, variant).await {
             Ok((reply, names)) => {
                 if !names.is_empty() {
                     self.shared.vary.set(self.visit.address.entry(), &names);

@@ -12,6 +12,7 @@ use crate::{
         key::Key,
         layer::Shared,
         policy::Reason,
+        query,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
     },
@@ -19,13 +20,15 @@ use crate::{
 };
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, header::AUTHORIZATION};
 use http_body::Body;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
 
 /// A request that may be answered from the cache.
 #[derive(Debug)]
 pub(crate) struct Visit {
     pub(crate) key: Key,
+    /// What its content asks.
+    question: Option<Arc<str>>,
     pub(crate) address: Address,
     pub(crate) head: bool,
     pub(crate) authorized: bool,
@@ -106,17 +109,20 @@ impl Visit {
     fn new<B>(shared: &Shared, request: &Request<B>, key: Key) -> Self {
         let authorized = request.headers().contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
-        let hash = key.hash();
-        let address = match shared.policy.is_proxy() {
-            true => {
-                let names = shared.vary.get(&hash);
-                let variant = vary::variant(&names, request.headers());
-                Address::variant_of(hash, variant, lane).varying_by(&*names)
-            }
-            false => Address::new(hash, lane),
+        let question = query::question(request).and_then(Result::ok);
+        let entry = match question {
+            Some(_) => key.hash_of_questions(),
+            None => key.hash(),
         };
+        let names = match shared.policy.is_proxy() {
+            true => shared.vary.get(&entry),
+            false => Arc::default(),
+        };
+        let variant = vary::variant(&names, question.as_deref(), request.headers());
+        let address = Address::variant_of(entry, variant, lane).varying_by(&*names);
         Self {
             key,
+            question,
             address,
             head: request.method() == Method::HEAD,
             authorized,
@@ -154,7 +160,7 @@ impl Visit {
             Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
             Lookup::NoVariant => return self.miss(Forward::VaryMiss, None),
         };
-        if *found.response.key != *self.key.as_bytes() {
+        if *found.response.key != *self.identity() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
         }
         let good_for = shared.policy.decide(&found, &self.asked, shared.windows);
@@ -187,10 +193,23 @@ impl Visit {
         }
         self.moved = true;
         shared.vary.set(self.address.entry(), names);
-        let (entry, variant) = (self.address.entry(), vary::variant(names, request));
+        let (entry, variant) = (self.address.entry(), self.variant(names, request));
         self.address =
             Address::variant_of(entry, variant, self.address.lane()).varying_by(&**names);
         Judgement::Moved
+    }
+
+    /// The variant that a request with these headers gets, if the entry varies by `names`.
+    pub(crate) fn variant(&self, names: &str, request: &HeaderMap) -> String {
+        vary::variant(names, self.question.as_deref(), request)
+    }
+
+    /// All that makes another request the same.
+    pub(crate) fn identity(&self) -> Cow<'_, [u8]> {
+        match &self.question {
+            None => self.key.as_bytes().into(),
+            Some(question) => self.key.asking(question).into(),
+        }
     }
 
     fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {
