@@ -264,7 +264,7 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
 }
 
 /// The hint of a body with that many bytes before it.
-fn longer(hint: SizeHint, by: u64) -> SizeHint {
+pub(crate) fn longer(hint: SizeHint, by: u64) -> SizeHint {
     let mut longer = SizeHint::new();
     if let Some(upper) = hint.upper().and_then(|upper| upper.checked_add(by)) {
         longer.set_upper(upper);

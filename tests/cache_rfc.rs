@@ -12,6 +12,7 @@ mod cache_rfc_tests {
     mod conditions;
     mod freshness;
     mod invalidation;
+    mod methods;
     mod parts;
     mod requests;
     mod stale;
@@ -62,4 +63,26 @@ async fn a_hit_of_a_response_that_varies_is_one_round_trip_once_its_names_are_kn
     // A process that knows nothing yet asks twice, once.
     assert_eq!(proxy.turns_of(ask(&elsewhere, "1")).await, (true, 2));
     assert_eq!(proxy.turns_of(ask(&elsewhere, "2")).await, (true, 1));
+}
+
+#[tokio::test]
+async fn rfc_10008_a_query_is_an_unknown_method_without_its_layer_and_changes_nothing() {
+    let origin = service_fn(async |request: Request<Body>| {
+        let response = Response::builder().header("cache-control", "max-age=60");
+        Ok::<_, Infallible>(response.body(request.into_body()).unwrap())
+    });
+    let app = CacheLayer::new(Backend::memory()).policy(Policy::proxy()).layer(origin);
+    let ask = async |method: &str, content: &'static str| {
+        let request = Request::builder().method(method).uri("/a").body(Body::from(content));
+        let response = app.clone().oneshot(request.unwrap()).await.unwrap();
+        let status = response.headers()["cache-status"].to_str().unwrap().to_owned();
+        let body = axum::body::to_bytes(Body::new(response.into_body()), 99).await.unwrap();
+        (status, body)
+    };
+    ask("GET", "").await;
+    for content in ["one", "two"] {
+        let (status, body) = ask("QUERY", content).await;
+        assert_eq!((&*status, &*body), ("towerkeep; fwd=method", content.as_bytes()));
+    }
+    assert!(ask("GET", "").await.0.starts_with("towerkeep; hit"));
 }

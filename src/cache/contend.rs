@@ -227,13 +227,13 @@ impl Claim {
         self.grant.alone
     }
 
-    /// Stores the response, if the lease is held still: as the variant that a request with these
-    /// headers gets, if it varies by `vary` among others.
+    /// Stores the response, if the lease is held still: as the `variant` by what all responses of the
+    /// entry vary by, this one by `vary`.
     pub(crate) async fn fill(
         mut self,
         fill: Fill,
         vary: &str,
-        request: &HeaderMap,
+        variant: impl Fn(&str) -> String,
     ) -> Result<(FillReply, Arc<str>), StoreError> {
         self.lease.stop_renewal().await;
         let mut names: Arc<str> = self.grant.address.vary().into();
@@ -243,7 +243,7 @@ impl Claim {
             let Some(all) = vary::union(&names, &more) else { break FillReply::Refused };
             let address = match *all == *self.grant.address.vary() {
                 true => self.grant.address.clone(),
-                false => self.grant.address.moved(all.clone(), vary::variant(&all, request)),
+                false => self.grant.address.moved(all.clone(), variant(&all)),
             };
             let reply = self.grant.store.fill(&address, &self.grant.token, fill.clone()).await?;
             match reply {

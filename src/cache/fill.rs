@@ -192,7 +192,11 @@ impl Lead {
         }
     }
 
-    fn judge<R: Body>(&self, response: &Response<R>, delay: Duration) -> Result<Freshness, Reason> {
+    pub(super) fn judge<R: Body>(
+        &self,
+        response: &Response<R>,
+        delay: Duration,
+    ) -> Result<Freshness, Reason> {
         if self.touched(response.extensions()) {
             return Err(Reason::Session);
         }
@@ -230,7 +234,8 @@ impl Lead {
             true => vary::names(headers).unwrap_or_default(),
             false => String::new(),
         };
-        match claim.fill(fill, &vary, asked).await {
+        let variant = |names: &str| self.visit.variant(names, asked);
+        match claim.fill(fill, &vary, variant).await {
             Ok((reply, names)) => {
                 if !names.is_empty() {
                     self.shared.vary.set(self.visit.address.entry(), &names);
@@ -314,7 +319,7 @@ async fn answer<R: Body<Data = Bytes>, E>(
     }));
 }
 
-pub(super) fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
+pub(crate) fn written<B>(mut response: Response<B>, status: CacheStatus) -> Response<B> {
     status.write(response.headers_mut());
     response
 }

@@ -158,7 +158,7 @@ impl Filling {
             headers: storing::to_store(&self.parts.headers, SystemTime::now()),
             body: data,
         };
-        let key = Bytes::copy_from_slice(lead.visit.key.as_bytes());
+        let key = lead.visit.identity().into_owned().into();
         let fill = Fill {
             response: Arc::new(StoredResponse { key, snapshot }),
             age,

@@ -3,11 +3,10 @@
 use crate::{
     body::ResponseBody,
     cache::{
+        change::Change,
         contend::Outcome,
-        fill::Lead,
+        fill::{Lead, written},
         headers,
-        http::invalidate::{self, Origin},
-        key::Key,
         layer::Shared,
         policy::Reason,
         status::CacheStatus,
@@ -57,9 +56,9 @@ pin_project! {
         /// A task makes it.
         Lead { response: Detached<R, E> },
         /// The handler answers, and nothing is stored.
-        Inner { #[pin] future: F, status: Option<CacheStatus>, change: Option<Key> },
+        Inner { #[pin] future: F, status: Option<CacheStatus>, change: Option<Change> },
         /// What the handler has changed is being forgotten.
-        Forget { purge: StoreFuture<u64>, response: Option<Response<ResponseBody<R>>> },
+        Forget { purge: StoreFuture<u64>, changed: Option<(Change, Response<R>)> },
         /// The answer is there.
         Done { response: Option<Response<ResponseBody<R>>> },
     }
@@ -101,10 +100,11 @@ where
                 let status = Some(CacheStatus::bypass(reason));
                 State::Inner { future: service.call(request), status, change: None }
             }
-            Admission::Change(key) => {
+            Admission::Change(visit) => {
                 telemetry::count(CACHE_TOTAL, "bypass");
-                let status = Some(CacheStatus::bypass(Reason::Method));
-                State::Inner { future: service.call(request), status, change: Some(key) }
+                let status = Some(visit.status());
+                let change = Some(Change::new(visit, &request));
+                State::Inner { future: service.call(request), status, change }
             }
             Admission::Nested => {
                 State::Inner { future: service.call(request), status: None, change: None }
@@ -167,21 +167,36 @@ where
                 }
                 StateProj::Lead { response } => return Pin::new(response).poll(cx),
                 StateProj::Inner { future, status, change } => {
-                    let mut response = ready!(future.poll(cx))?.map(ResponseBody::inner);
-                    let purge = change.take().and_then(|key| forget(shared, &key, &response));
-                    if let Some(status) = status.take() {
-                        status.write(response.headers_mut());
-                    }
-                    match purge {
-                        Some(purge) => State::Forget { purge, response: Some(response) },
-                        None => return Poll::Ready(Ok(response)),
+                    let response = ready!(future.poll(cx))?;
+                    match change.take().filter(|change| change.has_changed(&response)) {
+                        Some(change) => {
+                            let purge = change.forget(shared, &response);
+                            State::Forget { purge, changed: Some((change, response)) }
+                        }
+                        None => {
+                            let response = response.map(ResponseBody::inner);
+                            return Poll::Ready(Ok(match status.take() {
+                                Some(status) => written(response, status),
+                                None => response,
+                            }));
+                        }
                     }
                 }
-                StateProj::Forget { purge, response } => {
-                    if let Err(error) = ready!(Pin::new(purge).poll(cx)) {
-                        telemetry::store_failed("cache", &error);
+                StateProj::Forget { purge, changed } => {
+                    let purged = ready!(Pin::new(purge).poll(cx));
+                    let (change, response) = changed.take().expect(POLLED_ONCE);
+                    let kept = match purged {
+                        // What could not be forgotten is not to be mixed with what is new.
+                        Err(error) => {
+                            telemetry::store_failed("cache", &error);
+                            Err(change.pass(response))
+                        }
+                        Ok(_) => change.keep(shared, response),
+                    };
+                    match kept {
+                        Ok(response) => State::Lead { response },
+                        Err(response) => return Poll::Ready(Ok(response)),
                     }
-                    return Poll::Ready(Ok(response.take().expect(POLLED_ONCE)));
                 }
                 StateProj::Done { response } => {
                     return Poll::Ready(Ok(response.take().expect(POLLED_ONCE)));
@@ -279,20 +294,6 @@ where
         // The task goes on though nobody waits for its response.
         drop(lead::<S, Q, R>(shared, call, visit, Some(leader)));
     }
-}
-
-/// Forgets what the handler says that it has changed (RFC 9111, section 4.4).
-fn forget<B>(shared: &Shared, key: &Key, response: &Response<B>) -> Option<StoreFuture<u64>> {
-    if !invalidate::has_changed(response.status()) {
-        return None;
-    }
-    let ((scheme, host), path) = (key.origin(), key.target());
-    let named = invalidate::named(response.headers(), Origin { scheme, host, path });
-    let keys = named.iter().map(|target| key.sibling(target));
-    // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
-    let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
-    let entries: Vec<_> = entries.map(|key| key.hash()).collect();
-    Some(shared.store.purge(&entries))
 }
 
 fn inner<S, Q, R: Body, F, E>(future: F, status: CacheStatus) -> State<S, Q, R, F, E> {

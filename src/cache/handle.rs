@@ -19,8 +19,8 @@ impl CacheHandle {
         Self { store }
     }
 
-    /// Forgets the response to this URI, such as `http://shop.example/p/7?full=1`, and returns
-    /// whether there was one. The host and the query are those that clients send; the scheme makes no
+    /// Forgets the responses to this URI, such as `http://shop.example/p/7?full=1`, and returns
+    /// whether there was any. The host and the query are those that clients send; the scheme makes no
     /// difference. Entries whose key has a [declared header](crate::cache::CacheKey::header) stay.
     ///
     /// What is being made now is not stored: it may have been read before the change that this purge
@@ -30,7 +30,7 @@ impl CacheHandle {
     ///
     /// If the store fails. After a [timeout](StoreError::is_timeout), it may have been purged or not.
     pub async fn purge(&self, uri: &Uri) -> Result<bool, StoreError> {
-        let entries: Vec<_> = Key::all_of(uri).map(|key| key.hash()).collect();
+        let entries: Vec<_> = Key::all_of(uri).flat_map(|key| key.hashes()).collect();
         Ok(self.store.purge(&entries).await? > 0)
     }
 }

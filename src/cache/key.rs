@@ -134,6 +134,22 @@ impl Key {
         digest([self.as_bytes()])
     }
 
+    /// The name of the entry of what is asked about it by content.
+    pub(crate) fn hash_of_questions(&self) -> String {
+        digest([self.as_bytes(), b"QUERY"])
+    }
+
+    /// Both.
+    pub(crate) fn hashes(&self) -> [String; 2] {
+        [self.hash(), self.hash_of_questions()]
+    }
+
+    /// All that makes two requests the same that ask this by their content.
+    pub(crate) fn asking(&self, question: &str) -> Vec<u8> {
+        // Neither a path nor a header's name has a line break or a space.
+        [self.as_bytes(), b"\nQUERY ", question.as_bytes()].concat()
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.canonical
     }

@@ -53,9 +53,10 @@
 //! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
 //! | ranges | 3.3 | one range of a stored 200, `If-Range`; a 206 of the upstream is not stored |
+//! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
+//! | `QUERY` | RFC 10008 | with a [`QueryLayer`] around the cache, which puts the content into the key |
 //!
-//! It does not serve a `POST` or `QUERY` from the store, join parts of a response, or know
-//! `Cache-Groups`.
+//! It does not join parts of a response, or know `Cache-Groups`.
 //!
 //! ```
 //! # use towerkeep::{Backend, cache::{CacheLayer, Policy}};
@@ -125,12 +126,14 @@
 //!
 //! What a handler reads of a request beyond the key, others can be made to see: if it answers by a
 //! header such as `X-Forwarded-Host`, declare that header ([`CacheKey::header`]) or do not cache. A
-//! request that names two hosts, or a `GET` with a body, is never cached. `Cache-Control` of requests
+//! request that names two hosts, or a `GET` with a body, is never cached. Of a `QUERY`, the content is in
+//! the key (all of its SHA-256), if there is a [`QueryLayer`]. `Cache-Control` of requests
 //! is not heeded: any client could make your handlers run. [`Policy::proxy`] does heed it, and stores
 //! responses with `Set-Cookie`, as the RFC has it.
 //!
 //! What a response varies by is stored as a digest of the request's values, never as they are.
 
+mod change;
 mod contend;
 mod fill;
 mod filling;
@@ -143,6 +146,7 @@ mod key;
 mod layer;
 mod memory;
 mod policy;
+mod query;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -165,6 +169,7 @@ pub use self::{
     layer::CacheLayer,
     memory::MemoryStore,
     policy::Policy,
+    query::{Query, QueryBody, QueryFuture, QueryLayer},
     service::Cache,
     store::{Address, CacheStore, Fill, FillReply, Found, Lane, LeaseReply, Lookup, Verdict},
     stored::StoredResponse,

@@ -10,6 +10,7 @@ use crate::cache::{
         targeted,
     },
     key::{CacheKey, KeyError},
+    query,
     store::Found,
 };
 use http::{
@@ -125,6 +126,12 @@ impl Policy {
         }
     }
 
+    /// Whether the response says to this cache how long it is fresh.
+    pub(crate) fn is_explicit(&self, headers: &HeaderMap, now: SystemTime) -> bool {
+        let (directives, targeted) = self.directives(headers);
+        storing::explicit(headers, (&directives, targeted), now).is_some()
+    }
+
     /// What the request asks of this cache.
     pub(crate) fn asked(&self, headers: &HeaderMap) -> RequestDirectives {
         match self.is_proxy() {
@@ -158,22 +165,26 @@ impl Policy {
     /// Whether the cache has to do with this request at all.
     pub(crate) fn admit<B: Body>(&self, request: &Request<B>) -> Result<(), Reason> {
         let has = |name| request.headers().contains_key(name);
+        let question = query::question(request);
         match request.method() {
             &Method::GET | &Method::HEAD => {}
+            &Method::QUERY if question.is_some() => {}
             _ => return Err(Reason::Method),
         }
         if has(UPGRADE) {
             return Err(Reason::Upgrade);
         }
-        if has(RANGE) && !self.is_proxy() {
+        if has(RANGE) && (!self.is_proxy() || question.is_some()) {
             return Err(Reason::Range);
         }
         if has(IF_MATCH) || has(IF_UNMODIFIED_SINCE) {
             return Err(Reason::Precondition);
         }
-        // Nothing of a body is in the key, and a handler may well read it.
-        if !request.body().is_end_stream() {
-            return Err(Reason::RequestBody);
+        // Nothing of another body is in the key, and a handler may well read it.
+        match question {
+            None if request.body().is_end_stream() => {}
+            Some(Ok(_)) => {}
+            _ => return Err(Reason::RequestBody),
         }
         match self.asked(request.headers()).no_store {
             true => Err(Reason::NoStore),

@@ -12,6 +12,7 @@ use crate::{
         key::Key,
         layer::Shared,
         policy::Reason,
+        query,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
     },
@@ -19,13 +20,15 @@ use crate::{
 };
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, header::AUTHORIZATION};
 use http_body::Body;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
 
 /// A request that may be answered from the cache.
 #[derive(Debug)]
 pub(crate) struct Visit {
     pub(crate) key: Key,
+    /// What its content asks.
+    question: Option<Arc<str>>,
     pub(crate) address: Address,
     pub(crate) head: bool,
     pub(crate) authorized: bool,
@@ -59,7 +62,7 @@ pub(crate) enum Admission {
     /// Hand it on. Nothing is stored.
     Bypass(Reason),
     /// Hand it on. If it changes something, what is stored is to be forgotten.
-    Change(Key),
+    Change(Box<Visit>),
     /// A cache further out has done all that this one could do.
     Nested,
 }
@@ -87,7 +90,7 @@ impl Visit {
             if shared.policy.invalidates(request.method())
                 && let Ok(key) = shared.key.of(request)
             {
-                return Admission::Change(key);
+                return Admission::Change(Box::new(Self::new(shared, request, key).of_change()));
             }
             return Admission::Bypass(reason);
         }
@@ -95,23 +98,31 @@ impl Visit {
             Ok(key) => key,
             Err(error) => return Admission::Bypass(error.into()),
         };
-        let authorized = request.headers().contains_key(AUTHORIZATION);
-        let lane = if authorized { Lane::Authorized } else { Lane::Open };
-        let hash = key.hash();
-        let address = match shared.policy.is_proxy() {
-            true => {
-                let names = shared.vary.get(&hash);
-                let variant = vary::variant(&names, request.headers());
-                Address::variant_of(hash, variant, lane).varying_by(&*names)
-            }
-            false => Address::new(hash, lane),
-        };
-        let extensions = request.extensions();
-        if extensions.get::<HandedOn>().is_some_and(|other| *other.0 == *address.entry()) {
+        let visit = Self::new(shared, request, key);
+        let outer = request.extensions().get::<HandedOn>();
+        if outer.is_some_and(|outer| *outer.0 == *visit.address.entry()) {
             return Admission::Nested;
         }
-        Admission::Visit(Box::new(Self {
+        Admission::Visit(Box::new(visit))
+    }
+
+    fn new<B>(shared: &Shared, request: &Request<B>, key: Key) -> Self {
+        let authorized = request.headers().contains_key(AUTHORIZATION);
+        let lane = if authorized { Lane::Authorized } else { Lane::Open };
+        let question = query::question(request).and_then(Result::ok);
+        let entry = match question {
+            Some(_) => key.hash_of_questions(),
+            None => key.hash(),
+        };
+        let names = match shared.policy.is_proxy() {
+            true => shared.vary.get(&entry),
+            false => Arc::default(),
+        };
+        let variant = vary::variant(&names, question.as_deref(), request.headers());
+        let address = Address::variant_of(entry, variant, lane).varying_by(&*names);
+        Self {
             key,
+            question,
             address,
             head: request.method() == Method::HEAD,
             authorized,
@@ -126,8 +137,14 @@ impl Visit {
             collapsed: false,
             detail: None,
             deadline: Instant::now() + shared.wait,
-            session: extensions.get::<SessionTouched>().cloned(),
-        }))
+            session: request.extensions().get::<SessionTouched>().cloned(),
+        }
+    }
+
+    /// What it asks by is the handler's business: it is not a question.
+    fn of_change(self) -> Self {
+        let conditions = Conditions::default();
+        Self { conditions, range: None, forward: Forward::Method, ..self }
     }
 
     /// Whether what was found will do for a request with these headers, and if not, why.
@@ -143,7 +160,7 @@ impl Visit {
             Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
             Lookup::NoVariant => return self.miss(Forward::VaryMiss, None),
         };
-        if *found.response.key != *self.key.as_bytes() {
+        if *found.response.key != *self.identity() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
         }
         let good_for = shared.policy.decide(&found, &self.asked, shared.windows);
@@ -176,10 +193,23 @@ impl Visit {
         }
         self.moved = true;
         shared.vary.set(self.address.entry(), names);
-        let (entry, variant) = (self.address.entry(), vary::variant(names, request));
+        let (entry, variant) = (self.address.entry(), self.variant(names, request));
         self.address =
             Address::variant_of(entry, variant, self.address.lane()).varying_by(&**names);
         Judgement::Moved
+    }
+
+    /// The variant that a request with these headers gets, if the entry varies by `names`.
+    pub(crate) fn variant(&self, names: &str, request: &HeaderMap) -> String {
+        vary::variant(names, self.question.as_deref(), request)
+    }
+
+    /// All that makes another request the same.
+    pub(crate) fn identity(&self) -> Cow<'_, [u8]> {
+        match &self.question {
+            None => self.key.as_bytes().into(),
+            Some(question) => self.key.asking(question).into(),
+        }
     }
 
     fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {

@@ -11,10 +11,13 @@ use std::{
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
     ResponseBody,
-    cache::{CacheLayer, Policy},
+    cache::{CacheLayer, Policy, QueryBody, QueryLayer},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What of a question's content is read at most.
+pub(crate) const MAX_CONTENT: usize = 16;
 
 /// A behaviour: its name, and the exchanges that show it.
 pub(crate) type Case = (&'static str, Vec<Step>);
@@ -30,6 +33,7 @@ pub(crate) struct Step {
     method: &'static str,
     suffix: &'static str,
     request: &'static str,
+    content: &'static str,
     later: u64,
     answer: Option<(u16, &'static str, &'static str)>,
     down: bool,
@@ -47,6 +51,7 @@ enum Expect {
     NoHeader(&'static str),
     OriginSees(&'static str, &'static str),
     OriginDoesNotSee(&'static str),
+    OriginReads(&'static str),
     /// `Cache-Status` without the time.
     CacheStatus(&'static str),
     Error,
@@ -54,6 +59,11 @@ enum Expect {
 
 pub(crate) fn get(request: &'static str) -> Step {
     Step { method: "GET", request, ..Step::default() }
+}
+
+/// A question by content.
+pub(crate) fn query(request: &'static str, content: &'static str) -> Step {
+    Step { method: "QUERY", request, content, ..Step::default() }
 }
 
 pub(crate) fn head() -> Step {
@@ -65,6 +75,11 @@ pub(crate) fn method(method: &'static str) -> Step {
 }
 
 impl Step {
+    /// With these headers.
+    pub(crate) fn asking(self, request: &'static str) -> Self {
+        Self { request, ..self }
+    }
+
     /// So many seconds after the one before.
     pub(crate) fn later(self, seconds: u64) -> Self {
         Self { later: seconds, ..self }
@@ -120,6 +135,10 @@ impl Step {
 
     pub(crate) fn origin_does_not_see(self, name: &'static str) -> Self {
         self.expect(Expect::OriginDoesNotSee(name))
+    }
+
+    pub(crate) fn origin_reads(self, content: &'static str) -> Self {
+        self.expect(Expect::OriginReads(content))
     }
 
     pub(crate) fn tells(self, status: &'static str) -> Self {
@@ -178,21 +197,27 @@ struct Stage {
 #[derive(Default)]
 struct Origin {
     next: Option<Response<Body>>,
-    asked: Vec<(String, HeaderMap)>,
+    asked: Vec<HeaderMap>,
+    read: String,
 }
 
 impl Stage {
     fn new(layer: CacheLayer, here: String) -> Self {
         let origin = Arc::new(Mutex::new(Origin::default()));
         let script = origin.clone();
-        let service = service_fn(move |request: Request<Body>| {
-            let mut origin = script.lock().unwrap();
-            let asked = (request.method().to_string(), request.headers().clone());
-            origin.asked.push(asked);
-            let answer = origin.next.take().ok_or("the origin is down");
-            async move { answer }
+        let service = service_fn(move |request: Request<QueryBody<Body>>| {
+            let script = script.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let read = body.collect().await.map_err(|_| "a body that breaks off")?.to_bytes();
+                let mut origin = script.lock().unwrap();
+                origin.read = String::from_utf8_lossy(&read).into_owned();
+                origin.asked.push(head.headers);
+                origin.next.take().ok_or("the origin is down")
+            }
         });
-        Self { app: BoxCloneSyncService::new(layer.layer(service)), origin, here }
+        let service = QueryLayer::new(MAX_CONTENT).layer(layer.layer(service));
+        Self { app: BoxCloneSyncService::new(service), origin, here }
     }
 
     async fn exchange(&self, harness: &Harness, step: Step) -> Vec<String> {
@@ -200,8 +225,9 @@ impl Stage {
         let mut request = Request::builder().method(step.method).uri(target);
         *request.headers_mut().unwrap() = self.headers(step.request);
         request.headers_mut().unwrap().insert("host", "origin.example".parse().unwrap());
-        *self.origin.lock().unwrap() = Origin { next: self.answer(&step), asked: Vec::new() };
-        let response = self.app.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+        *self.origin.lock().unwrap() = Origin { next: self.answer(&step), ..Origin::default() };
+        let response =
+            self.app.clone().oneshot(request.body(Body::from(step.content)).unwrap()).await;
         let Ok(response) = response else {
             harness.tasks().drain(PATIENCE).await;
             let expected = step.meets.iter().any(|expect| matches!(expect, Expect::Error));
@@ -256,7 +282,7 @@ impl Stage {
         };
         let check = |holds: bool, why: String| if holds { Ok(()) } else { Err(why) };
         let told = headers.get("cache-status").map(|told| told.to_str().unwrap());
-        let sees = |name| origin.asked.first().map(|(_, seen)| all(seen, name)).unwrap_or_default();
+        let sees = |name| origin.asked.first().map(|seen| all(seen, name)).unwrap_or_default();
         match expect {
             Expect::Hit => check(origin.asked.is_empty(), format!("the origin is asked: {told:?}")),
             Expect::Asked => check(!origin.asked.is_empty(), format!("it is a hit: {told:?}")),
@@ -279,6 +305,9 @@ impl Stage {
             }
             Expect::OriginDoesNotSee(name) => {
                 check(sees(name).is_empty(), format!("the origin sees {name}"))
+            }
+            Expect::OriginReads(expected) => {
+                check(origin.read == *expected, format!("the origin reads {:?}", origin.read))
             }
             Expect::CacheStatus(expected) => {
                 let parts = told.unwrap_or_default().split("; ").skip(1);

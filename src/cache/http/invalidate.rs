@@ -22,6 +22,14 @@ pub(crate) fn named(response: &HeaderMap, origin: Origin<'_>) -> Vec<String> {
     values.filter_map(|reference| origin.resolve(reference)).collect()
 }
 
+/// Whether a response says that it is what a GET of its own target would get (RFC 9110, sections 8.7
+/// and 9.3.3).
+pub(crate) fn is_of_its_target(response: &HeaderMap, origin: Origin<'_>) -> bool {
+    let mut lines = response.get_all(http::header::CONTENT_LOCATION).iter();
+    let (line, more) = (lines.next().and_then(|line| line.to_str().ok()), lines.next().is_some());
+    !more && line.and_then(|reference| origin.resolve(reference)).as_deref() == Some(origin.path)
+}
+
 /// Where a request went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {

@@ -53,16 +53,16 @@ impl Freshness {
     }
 }
 
-/// Whether the response may be stored. `age` is its own, `targeted` tells that `directives` are not
-/// those of `Cache-Control`.
+/// Whether the response may be stored. `age` is its own, `said` as in [`explicit`].
 pub(crate) fn judge(
     asked: Asked,
     (status, headers): (StatusCode, &HeaderMap),
-    (directives, targeted): (&Directives, bool),
+    said: (&Directives, bool),
     windows: Windows,
     age: Duration,
     now: SystemTime,
 ) -> Result<Freshness, Reason> {
+    let (directives, _) = said;
     // A cache that understands the status may pass over the no-store beside (section 5.2.2.3).
     let no_store = directives.no_store && !directives.must_understand;
     let misunderstood = directives.must_understand && !understands(status);
@@ -78,10 +78,7 @@ pub(crate) fn judge(
     if let Some((_, reason)) = forbidden.into_iter().find(|(holds, _)| *holds) {
         return Err(reason);
     }
-    let explicit = match targeted {
-        true => directives.lifetime().map(|seconds| Duration::from_secs(seconds.into())),
-        false => freshness::explicit(headers, directives, now),
-    };
+    let explicit = explicit(headers, said, now);
     let lifetime = match explicit {
         Some(lifetime) => lifetime,
         None if freshness::may_guess(status, directives) => freshness::guess(headers, now),
@@ -103,6 +100,19 @@ pub(crate) fn judge(
     };
     // Kept from now on, however long it was stale on its arrival.
     Ok(Freshness { lifetime, age, stale: stale + age.saturating_sub(lifetime) })
+}
+
+/// How long the response says that it is fresh. `targeted` tells that `directives` are not those of
+/// `Cache-Control`.
+pub(crate) fn explicit(
+    headers: &HeaderMap,
+    (directives, targeted): (&Directives, bool),
+    now: SystemTime,
+) -> Option<Duration> {
+    match targeted {
+        true => directives.lifetime().map(|seconds| Duration::from_secs(seconds.into())),
+        false => freshness::explicit(headers, directives, now),
+    }
 }
 
 /// A 206 is part of a response and a 304 none; the statuses from 600 on mean nothing.

@@ -39,13 +39,14 @@ fn list(mut names: Vec<String>) -> Option<String> {
 }
 
 /// The variant that a request asks for, of an entry that varies by `names`: a digest, since the
-/// values may be secrets, and empty if it does not vary.
-pub(crate) fn variant(names: &str, request: &HeaderMap) -> String {
+/// values may be secrets, and empty if it does not vary and its content asks nothing.
+pub(crate) fn variant(names: &str, question: Option<&str>, request: &HeaderMap) -> String {
     if names.is_empty() {
-        return String::new();
+        return question.unwrap_or_default().to_owned();
     }
     let values: Vec<_> = names.split(',').map(|name| normal(name, request)).collect();
-    digest(values.iter().map(Vec::as_slice))
+    let asked = question.map(str::as_bytes);
+    digest(values.iter().map(Vec::as_slice).chain(asked))
 }
 
 /// A field's value, so that lines, white space around commas and empty members make no difference;
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn what_means_the_same_is_the_same_variant() {
-        let of = |pairs: &[(&'static str, &str)]| variant("accept-language,foo", &map(pairs));
+        let of = |pairs: &[(&'static str, &str)]| variant("accept-language,foo", None, &map(pairs));
         assert_eq!(of(&[("foo", "1,2")]), of(&[("foo", " 1 ,\t2,")]));
         assert_eq!(of(&[("foo", "1, 2")]), of(&[("foo", "1"), ("foo", "2")]));
         assert_eq!(
@@ -123,7 +124,7 @@ mod tests {
         ];
         let set: std::collections::HashSet<_> = distinct.iter().collect();
         assert_eq!(set.len(), distinct.len());
-        assert_eq!(variant("", &map(&[("foo", "1")])), "");
+        assert_eq!(variant("", None, &map(&[("foo", "1")])), "");
     }
 
     proptest! {
@@ -134,7 +135,7 @@ mod tests {
                 headers.insert(VARY, value.clone());
                 headers.insert(ACCEPT_LANGUAGE, value);
                 let _ = names(&headers);
-                let _ = variant("accept-language,vary", &headers);
+                let _ = variant("accept-language,vary", None, &headers);
             }
         }
     }
