@@ -54,7 +54,7 @@
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
 //! | ranges | 3.3 | one range of a stored 200, `If-Range`; a 206 of the upstream is not stored |
 //! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
-//! | `QUERY` | RFC 10008 | with a [`QueryLayer`] around the cache, which puts the content into the key |
+//! | `QUERY` | RFC 10008 | with a [`QueryMethodLayer`] around the cache, which puts the content into the key |
 //!
 //! It does not join parts of a response, or know `Cache-Groups`.
 //!
@@ -127,7 +127,7 @@
 //! What a handler reads of a request beyond the key, others can be made to see: if it answers by a
 //! header such as `X-Forwarded-Host`, declare that header ([`CacheKey::header`]) or do not cache. A
 //! request that names two hosts, or a `GET` with a body, is never cached. Of a `QUERY`, the content is in
-//! the key (all of its SHA-256), if there is a [`QueryLayer`]. `Cache-Control` of requests
+//! the key (all of its SHA-256), if there is a [`QueryMethodLayer`]. `Cache-Control` of requests
 //! is not heeded: any client could make your handlers run. [`Policy::proxy`] does heed it, and stores
 //! responses with `Set-Cookie`, as the RFC has it.
 //!
@@ -146,7 +146,7 @@ mod key;
 mod layer;
 mod memory;
 mod policy;
-mod query;
+mod query_method;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -169,7 +169,7 @@ pub use self::{
     layer::CacheLayer,
     memory::MemoryStore,
     policy::Policy,
-    query::{Query, QueryBody, QueryFuture, QueryLayer},
+    query_method::{QueryMethod, QueryMethodBody, QueryMethodFuture, QueryMethodLayer},
     service::Cache,
     store::{Address, CacheStore, Fill, FillReply, Found, Lane, LeaseReply, Lookup, Verdict},
     stored::StoredResponse,

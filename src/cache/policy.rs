@@ -10,7 +10,7 @@ use crate::cache::{
         targeted,
     },
     key::{CacheKey, KeyError},
-    query,
+    query_method,
     store::Found,
 };
 use http::{
@@ -165,7 +165,7 @@ impl Policy {
     /// Whether the cache has to do with this request at all.
     pub(crate) fn admit<B: Body>(&self, request: &Request<B>) -> Result<(), Reason> {
         let has = |name| request.headers().contains_key(name);
-        let question = query::question(request);
+        let question = query_method::question(request);
         match request.method() {
             &Method::GET | &Method::HEAD => {}
             &Method::QUERY if question.is_some() => {}

@@ -12,7 +12,7 @@ use crate::{
         key::Key,
         layer::Shared,
         policy::Reason,
-        query,
+        query_method,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
     },
@@ -109,7 +109,7 @@ impl Visit {
     fn new<B>(shared: &Shared, request: &Request<B>, key: Key) -> Self {
         let authorized = request.headers().contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
-        let question = query::question(request).and_then(Result::ok);
+        let question = query_method::question(request).and_then(Result::ok);
         let entry = match question {
             Some(_) => key.hash_of_questions(),
             None => key.hash(),

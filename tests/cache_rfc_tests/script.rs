@@ -11,7 +11,7 @@ use std::{
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
     ResponseBody,
-    cache::{CacheLayer, Policy, QueryBody, QueryLayer},
+    cache::{CacheLayer, Policy, QueryMethodBody, QueryMethodLayer},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -205,7 +205,7 @@ impl Stage {
     fn new(layer: CacheLayer, here: String) -> Self {
         let origin = Arc::new(Mutex::new(Origin::default()));
         let script = origin.clone();
-        let service = service_fn(move |request: Request<QueryBody<Body>>| {
+        let service = service_fn(move |request: Request<QueryMethodBody<Body>>| {
             let script = script.clone();
             async move {
                 let (head, body) = request.into_parts();
@@ -216,7 +216,7 @@ impl Stage {
                 origin.next.take().ok_or("the origin is down")
             }
         });
-        let service = QueryLayer::new(MAX_CONTENT).layer(layer.layer(service));
+        let service = QueryMethodLayer::new(MAX_CONTENT).layer(layer.layer(service));
         Self { app: BoxCloneSyncService::new(service), origin, here }
     }
 

@@ -41,21 +41,21 @@ const DESCRIBES: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, CONTENT_LANG
 ///
 /// ```
 /// use axum::{Router, routing::any};
-/// use towerkeep::{Backend, cache::{CacheLayer, QueryLayer}};
+/// use towerkeep::{Backend, cache::{CacheLayer, QueryMethodLayer}};
 ///
 /// let app: Router = Router::new()
 ///     .route("/search", any(async || ([("cache-control", "max-age=60")], "found")))
 ///     .layer(CacheLayer::new(Backend::memory()))
 ///     // Around the cache, so after it here.
-///     .layer(QueryLayer::new(64 * 1024));
+///     .layer(QueryMethodLayer::new(64 * 1024));
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct QueryLayer {
+pub struct QueryMethodLayer {
     max_body: usize,
 }
 
-impl QueryLayer {
+impl QueryMethodLayer {
     /// A layer that reads up to so many bytes of a request's content. While a request is made, as much
     /// is held in memory.
     pub fn new(max_body: usize) -> Self {
@@ -63,30 +63,30 @@ impl QueryLayer {
     }
 }
 
-impl<S> Layer<S> for QueryLayer {
-    type Service = Query<S>;
+impl<S> Layer<S> for QueryMethodLayer {
+    type Service = QueryMethod<S>;
 
-    fn layer(&self, inner: S) -> Query<S> {
-        Query { inner, max_body: self.max_body }
+    fn layer(&self, inner: S) -> QueryMethod<S> {
+        QueryMethod { inner, max_body: self.max_body }
     }
 }
 
-/// A service that reads what a `QUERY` asks; made by [`QueryLayer`].
+/// A service that reads what a `QUERY` asks; made by [`QueryMethodLayer`].
 #[derive(Clone, Copy, Debug)]
-pub struct Query<S> {
+pub struct QueryMethod<S> {
     inner: S,
     max_body: usize,
 }
 
-impl<S, Q> Service<Request<Q>> for Query<S>
+impl<S, Q> Service<Request<Q>> for QueryMethod<S>
 where
-    S: Service<Request<QueryBody<Q>>> + Clone,
+    S: Service<Request<QueryMethodBody<Q>>> + Clone,
     Q: Body<Data = Bytes> + Send + 'static,
     Q::Error: Send,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = QueryFuture<S, Q>;
+    type Future = QueryMethodFuture<S, Q>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -94,12 +94,14 @@ where
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         if request.method() != Method::QUERY {
-            let request = request.map(|body| QueryBody { kind: Kind::Inner { body } });
-            return QueryFuture { state: State::Inner { future: self.inner.call(request) } };
+            let request = request.map(|body| QueryMethodBody { kind: Kind::Inner { body } });
+            return QueryMethodFuture { state: State::Inner { future: self.inner.call(request) } };
         }
         let next = self.inner.clone();
         let service = Some(mem::replace(&mut self.inner, next));
-        QueryFuture { state: State::Read { read: Box::pin(read(request, self.max_body)), service } }
+        QueryMethodFuture {
+            state: State::Read { read: Box::pin(read(request, self.max_body)), service },
+        }
     }
 }
 
@@ -115,7 +117,10 @@ pub(super) fn question<B>(request: &Request<B>) -> Option<Result<Arc<str>, ()>> 
 }
 
 /// Reads the content, at most `limit` bytes of it.
-async fn read<Q: Body<Data = Bytes>>(request: Request<Q>, limit: usize) -> Request<QueryBody<Q>> {
+async fn read<Q: Body<Data = Bytes>>(
+    request: Request<Q>,
+    limit: usize,
+) -> Request<QueryMethodBody<Q>> {
     let (mut parts, body) = request.into_parts();
     let mut body = Box::pin(body);
     let (mut read, mut length) = (VecDeque::new(), 0usize);
@@ -139,7 +144,7 @@ async fn read<Q: Body<Data = Bytes>>(request: Request<Q>, limit: usize) -> Reque
     let asked = whole.then(|| digest(&parts.headers, &read)).flatten();
     parts.extensions.insert(Question(asked));
     let rest = if whole { None } else { Some(body) };
-    Request::from_parts(parts, QueryBody { kind: Kind::Read { read, rest } })
+    Request::from_parts(parts, QueryMethodBody { kind: Kind::Read { read, rest } })
 }
 
 /// All of SHA-256: the content itself is not kept to be compared.
@@ -160,9 +165,9 @@ fn digest<E>(headers: &HeaderMap, read: &VecDeque<Result<Frame<Bytes>, E>>) -> O
 }
 
 pin_project! {
-    /// The body of a request behind a [`QueryLayer`]: the client's own, or what was read of it and the
+    /// The body of a request behind a [`QueryMethodLayer`]: the client's own, or what was read of it and the
     /// rest.
-    pub struct QueryBody<B: Body> {
+    pub struct QueryMethodBody<B: Body> {
         #[pin]
         kind: Kind<B, B::Data, B::Error>,
     }
@@ -176,7 +181,7 @@ pin_project! {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for QueryBody<B> {
+impl<B: Body<Data = Bytes>> Body for QueryMethodBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -216,20 +221,20 @@ impl<B: Body<Data = Bytes>> Body for QueryBody<B> {
     }
 }
 
-impl<B: Body> fmt::Debug for QueryBody<B> {
+impl<B: Body> fmt::Debug for QueryMethodBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Inner { .. } => "QueryBody::Inner",
-            Kind::Read { .. } => "QueryBody::Read",
+            Kind::Inner { .. } => "QueryMethodBody::Inner",
+            Kind::Read { .. } => "QueryMethodBody::Read",
         })
     }
 }
 
 pin_project! {
-    /// The response of a [`Query`].
-    pub struct QueryFuture<S, Q>
+    /// The response of a [`QueryMethod`].
+    pub struct QueryMethodFuture<S, Q>
     where
-        S: Service<Request<QueryBody<Q>>>,
+        S: Service<Request<QueryMethodBody<Q>>>,
         Q: Body,
     {
         #[pin]
@@ -237,7 +242,7 @@ pin_project! {
     }
 }
 
-type Reading<Q> = Pin<Box<dyn Future<Output = Request<QueryBody<Q>>> + Send>>;
+type Reading<Q> = Pin<Box<dyn Future<Output = Request<QueryMethodBody<Q>>> + Send>>;
 
 pin_project! {
     #[project = StateProj]
@@ -247,9 +252,9 @@ pin_project! {
     }
 }
 
-impl<S, Q> Future for QueryFuture<S, Q>
+impl<S, Q> Future for QueryMethodFuture<S, Q>
 where
-    S: Service<Request<QueryBody<Q>>>,
+    S: Service<Request<QueryMethodBody<Q>>>,
     Q: Body,
 {
     type Output = Result<S::Response, S::Error>;
@@ -269,13 +274,13 @@ where
     }
 }
 
-impl<S, Q> fmt::Debug for QueryFuture<S, Q>
+impl<S, Q> fmt::Debug for QueryMethodFuture<S, Q>
 where
-    S: Service<Request<QueryBody<Q>>>,
+    S: Service<Request<QueryMethodBody<Q>>>,
     Q: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueryFuture").finish_non_exhaustive()
+        f.debug_struct("QueryMethodFuture").finish_non_exhaustive()
     }
 }
 
@@ -289,7 +294,7 @@ mod tests {
 
     /// What the service inside gets to read of such a body, and whether it is known what it asks.
     async fn passed(frames: Frames) -> (Frames, Option<bool>) {
-        let service = service_fn(async |request: Request<QueryBody<_>>| {
+        let service = service_fn(async |request: Request<QueryMethodBody<_>>| {
             let known = question(&request).map(|asked| asked.is_ok());
             let (mut body, mut frames) = (request.into_body(), Frames::new());
             while let Some(frame) = body.frame().await {
@@ -299,7 +304,7 @@ mod tests {
         });
         let body = StreamBody::new(futures_util::stream::iter(frames));
         let request = Request::builder().method(Method::QUERY).body(body).unwrap();
-        QueryLayer::new(4).layer(service).oneshot(request).await.unwrap()
+        QueryMethodLayer::new(4).layer(service).oneshot(request).await.unwrap()
     }
 
     fn text(frames: &Frames) -> Vec<String> {
