@@ -35,7 +35,7 @@ use tokio::{
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
     Backend, ResponseBody,
-    cache::{CacheKey, CacheLayer, CacheStore, Policy},
+    cache::{CacheKey, CacheLayer, CacheStore, Policy, Query},
     marks::SessionTouched,
 };
 
@@ -43,6 +43,7 @@ on_every_backend! {
     a_stored_response_is_answered_with_its_age_and_the_handler_rests,
     what_is_not_for_everyone_is_never_replayed,
     hosts_queries_and_declared_headers_never_mix,
+    a_key_is_made_of_what_the_application_says,
     head_is_answered_from_get_and_never_poisons_it,
     conditions_are_answered_from_the_whole_response,
     what_is_not_the_caches_business_passes_and_says_so,
@@ -350,6 +351,40 @@ async fn hosts_queries_and_declared_headers_never_mix(harness: Harness) {
     // A target that names another host than `Host` could be answered by the name of either.
     let reply = send(&app, request("http://one.example/a", &[("host", "two.example")])).await;
     assert_eq!(reply.verdict(), "fwd=bypass; detail=ambiguous-host");
+}
+
+async fn a_key_is_made_of_what_the_application_says(harness: Harness) {
+    let origin = Origin::open(|run, _| {
+        let mut response = fresh(format!("run {run}"));
+        response.headers_mut().insert("vary", "cookie".parse().unwrap());
+        response
+    });
+    let key = CacheKey::default()
+        .query(Query::sorted().drop(["utm_*"]))
+        .cookie("theme")
+        .custom(|request| request.headers.get("x-tenant")?.to_str().ok().map(Into::into));
+    let layer = cache(harness.backend.clone()).key(key);
+    let app = origin.app(&layer);
+    let one = [("x-tenant", "one"), ("cookie", "theme=dark; sid=1")];
+    let other = [("x-tenant", "two"), ("cookie", "theme=dark")];
+    let light = [("x-tenant", "one"), ("cookie", "theme=light")];
+    for (target, headers, run, verdict) in [
+        ("/a?b=1&a=2", &one[..], 1, "fwd=uri-miss"),
+        ("/a?utm_source=x&a=2&b=1", &one, 1, "hit"),
+        ("/a?a=2&b=1", &[one[0], ("cookie", "sid=2;theme=dark")], 1, "hit"),
+        ("/a?a=2&b=2", &one, 2, "fwd=uri-miss"),
+        ("/a?a=2&b=1", &other, 3, "fwd=uri-miss"),
+        ("/a?a=2&b=1", &light, 4, "fwd=uri-miss"),
+        ("/a?a=2&b=1", &[], 5, "fwd=bypass"),
+        ("/a?b=1&a=2", &light, 4, "hit"),
+    ] {
+        let got = send(&app, request(target, headers)).await;
+        assert_eq!(got.text(), format!("run {run}"), "{target}");
+        assert!(got.verdict().starts_with(verdict), "{target}: {}", got.verdict());
+        harness.backend.shutdown(PATIENCE).await;
+    }
+    let bypassed = ask(&app, "/a").await;
+    assert!(bypassed.headers["cache-status"].to_str().unwrap().ends_with("detail=no-key"));
 }
 
 async fn head_is_answered_from_get_and_never_poisons_it(harness: Harness) {

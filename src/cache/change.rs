@@ -46,7 +46,7 @@ impl Change {
     pub(crate) fn forget<B>(&self, shared: &Shared, response: &Response<B>) -> StoreFuture<u64> {
         let key = &self.visit.key;
         let named = invalidate::named(response.headers(), origin(key));
-        let keys = named.iter().map(|target| key.sibling(target));
+        let keys = named.iter().map(|target| shared.key.sibling(key, target));
         // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
         let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
         let entries: Vec<_> = entries.flat_map(|key| key.hashes()).collect();

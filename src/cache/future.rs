@@ -93,7 +93,10 @@ where
     R: Body,
 {
     pub(crate) fn new(mut service: S, request: Request<Q>, shared: Arc<Shared>) -> Self {
-        let state = match Visit::of(&shared, &request) {
+        let (parts, body) = request.into_parts();
+        let admission = Visit::of(&shared, &parts, &body);
+        let request = Request::from_parts(parts, body);
+        let state = match admission {
             Admission::Visit(visit) => look_up(&shared, Call { service, request }, visit),
             Admission::Bypass(reason) => {
                 telemetry::count(CACHE_TOTAL, "bypass");

@@ -1,7 +1,7 @@
 //! What an application does with the cache from outside of a request.
 
 use crate::{
-    cache::{key::Key, store::CacheStore},
+    cache::{key::CacheKey, store::CacheStore},
     store::StoreError,
 };
 use http::Uri;
@@ -12,16 +12,18 @@ use std::{fmt, sync::Arc};
 #[derive(Clone)]
 pub struct CacheHandle {
     store: Arc<dyn CacheStore>,
+    key: CacheKey,
 }
 
 impl CacheHandle {
-    pub(crate) fn new(store: Arc<dyn CacheStore>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Arc<dyn CacheStore>, key: CacheKey) -> Self {
+        Self { store, key }
     }
 
     /// Forgets the responses to this URI, such as `http://shop.example/p/7?full=1`, and returns
     /// whether there was any. The host and the query are those that clients send; the scheme makes no
-    /// difference. Entries whose key has a [declared header](crate::cache::CacheKey::header) stay.
+    /// difference. Entries whose key has a declared [header](CacheKey::header), a
+    /// [cookie](CacheKey::cookie) or something [custom](CacheKey::custom) stay.
     ///
     /// What is being made now is not stored: it may have been read before the change that this purge
     /// is about. Whoever asks after this has returned gets a response that was begun after it.
@@ -30,7 +32,7 @@ impl CacheHandle {
     ///
     /// If the store fails. After a [timeout](StoreError::is_timeout), it may have been purged or not.
     pub async fn purge(&self, uri: &Uri) -> Result<bool, StoreError> {
-        let entries: Vec<_> = Key::all_of(uri).flat_map(|key| key.hashes()).collect();
+        let entries: Vec<_> = self.key.all_of(uri).flat_map(|key| key.hashes()).collect();
         Ok(self.store.purge(&entries).await? > 0)
     }
 }

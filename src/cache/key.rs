@@ -1,11 +1,22 @@
 //! What makes two requests the same to the cache.
 
+mod query;
+
+pub use query::Query;
+
 use crate::key::digest;
-use http::{HeaderName, Request, Uri, header::HOST, uri::Authority};
-use std::ops::Range;
+use http::{
+    HeaderMap, HeaderName, Uri,
+    header::{COOKIE, HOST},
+    request::Parts,
+    uri::Authority,
+};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// A longer key is not worth its memory; such a request is passed through.
 const MAX_KEY: usize = 8 * 1024;
+
+type Custom = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 /// What of a request is part of its key, besides scheme, host, path and query.
 ///
@@ -14,17 +25,32 @@ const MAX_KEY: usize = 8 * 1024;
 /// disagree is not cached at all. Within a nested axum router the path is the one the client sent.
 ///
 /// ```
-/// use towerkeep::cache::CacheKey;
+/// use towerkeep::cache::{CacheKey, Query};
 ///
-/// let key = CacheKey::default().header("accept-language").header("x-tenant");
+/// let key = CacheKey::default()
+///     .query(Query::sorted().drop(["utm_*"]))
+///     .header("accept-language")
+///     .cookie("theme")
+///     .custom(|request| Some(request.extensions.get::<Tenant>()?.0.clone()));
+/// # #[derive(Clone)] struct Tenant(String);
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use]
 pub struct CacheKey {
+    query: Query,
     headers: Vec<HeaderName>,
+    cookies: Vec<Box<str>>,
+    custom: Vec<Arc<Custom>>,
 }
 
 impl CacheKey {
+    /// Which parameters of the query are part of the key, and in which order. Default:
+    /// [`Query::exact`], all of them as they were sent.
+    pub fn query(mut self, query: Query) -> Self {
+        self.query = query;
+        self
+    }
+
     /// Makes a request header part of the key: all of its lines, and whether it is there at all. A
     /// response whose `Vary` names it can be stored then.
     ///
@@ -46,32 +72,108 @@ impl CacheKey {
         self
     }
 
+    /// Makes one cookie part of the key: its value as it was sent, and whether it is there at all. A
+    /// response whose `Vary` names `Cookie` can be stored then, so the handler must answer by no other
+    /// cookie.
+    ///
+    /// Every value that a client thinks of is an entry of its own. Never declare a session's: its
+    /// responses are its user's own. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is empty or has a `=`, a `;` or white space in it.
+    pub fn cookie(mut self, name: &str) -> Self {
+        let legal =
+            !name.is_empty() && !name.contains(|c: char| "=;".contains(c) || c.is_whitespace());
+        assert!(legal, "CacheKey::cookie was given {name:?}, which is not the name of a cookie");
+        if !self.cookies.iter().any(|held| **held == *name) {
+            self.cookies.push(name.into());
+            self.cookies.sort();
+        }
+        self
+    }
+
+    /// Makes something of the application's own part of the key, such as the tenant or the plan that an
+    /// outer layer has put into the request's extensions. A request for which it is `None` is handed on
+    /// and not cached (`detail=no-key`). Called again, it adds another; layers that share entries
+    /// add them in the same order. Default: none.
+    pub fn custom(
+        mut self,
+        part: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.custom.push(Arc::new(part));
+        self
+    }
+
     /// Whether responses may vary by this request header.
     pub(crate) fn declares(&self, name: &str) -> bool {
-        self.headers.iter().any(|declared| declared.as_str().eq_ignore_ascii_case(name))
+        let is = |declared: &HeaderName| declared.as_str().eq_ignore_ascii_case(name);
+        self.headers.iter().any(is) || (!self.cookies.is_empty() && is(&COOKIE))
     }
 
     /// The key of a request.
-    pub(crate) fn of<B>(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let uri = request.uri();
+    pub(crate) fn of(&self, request: &Parts) -> Result<Key, KeyError> {
         let mut canonical = Vec::with_capacity(128);
-        write_origin(&mut canonical, uri.scheme_str(), host(request)?);
+        write_origin(&mut canonical, request.uri.scheme_str(), host(request)?);
         let start = canonical.len();
-        write_path(&mut canonical, request);
+        let (sent, seen) = targets(request);
+        write(&mut canonical, &[self.query.of(sent).as_bytes()]);
+        // What nesting leaves of it is no news; a rewrite is.
+        if !sent.ends_with(seen) {
+            write(&mut canonical, &[b" ", self.query.of(seen).as_bytes()]);
+        }
         let path = start..canonical.len();
+        let sent = (canonical[start..] != *sent.as_bytes()).then(|| sent.into());
         for name in &self.headers {
-            let mut values = request.headers().get_all(name).iter().peekable();
-            if values.peek().is_none() {
-                write(&mut canonical, &[b"\n", name.as_str().as_bytes()]);
-            }
-            for value in values {
-                write(&mut canonical, &[b"\n", name.as_str().as_bytes(), b":", value.as_bytes()]);
-            }
+            let values = request.headers.get_all(name).iter().map(|value| value.as_bytes());
+            write_all(&mut canonical, [name.as_str().as_bytes(), b":"], values);
+        }
+        // No header's name begins with a semicolon or a space.
+        for name in &self.cookies {
+            let name = [b";", name.as_bytes()].concat();
+            write_all(&mut canonical, [&name, b"="], cookies(&request.headers, &name[1..]));
+        }
+        for part in &self.custom {
+            let part = part(request).ok_or(KeyError::NoKey)?;
+            let length = part.len().to_string();
+            write(&mut canonical, &[b"\n ", length.as_bytes(), b":", part.as_bytes()]);
         }
         if canonical.len() > MAX_KEY {
             return Err(KeyError::TooLong);
         }
-        Ok(Key { canonical, path })
+        Ok(Key { canonical, path, sent })
+    }
+
+    /// The keys that requests for `uri` may have: HTTP/1 does not say the scheme, HTTP/2 does.
+    pub(crate) fn all_of(&self, uri: &Uri) -> impl Iterator<Item = Key> {
+        [None, Some("http"), Some("https")].into_iter().map(|scheme| {
+            let mut canonical = Vec::new();
+            let host = uri.authority().map_or("", Authority::as_str);
+            write_origin(&mut canonical, scheme, host.as_bytes());
+            let start = canonical.len();
+            write(&mut canonical, &[self.query.of(target(uri)).as_bytes()]);
+            let path = start..canonical.len();
+            Key { canonical, path, sent: None }
+        })
+    }
+
+    /// The key of the same request for another path and query.
+    pub(crate) fn sibling(&self, key: &Key, target: &str) -> Key {
+        let target = self.query.of(target);
+        let (before, after) = (&key.canonical[..key.path.start], &key.canonical[key.path.end..]);
+        let path = before.len()..before.len() + target.len();
+        Key { canonical: [before, target.as_bytes(), after].concat(), path, sent: None }
+    }
+}
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheKey")
+            .field("query", &self.query)
+            .field("headers", &self.headers)
+            .field("cookies", &self.cookies)
+            .field("custom", &self.custom.len())
+            .finish()
     }
 }
 
@@ -79,47 +181,28 @@ impl CacheKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     canonical: Vec<u8>,
-    /// Where its path and query stand.
+    /// Where its path and query stand, and those that the handler sees if it sees others.
     path: Range<usize>,
+    /// Those that the client sent, unless they stand there just so.
+    sent: Option<Box<str>>,
 }
 
 impl Key {
-    /// The keys that requests for `uri` may have: HTTP/1 does not say the scheme, HTTP/2 does.
-    pub(crate) fn all_of(uri: &Uri) -> impl Iterator<Item = Key> {
-        [None, Some("http"), Some("https")].into_iter().map(|scheme| {
-            let mut canonical = Vec::new();
-            let host = uri.authority().map_or("", Authority::as_str);
-            write_origin(&mut canonical, scheme, host.as_bytes());
-            let start = canonical.len();
-            write(&mut canonical, &[target(uri).as_bytes()]);
-            let path = start..canonical.len();
-            Key { canonical, path }
-        })
-    }
-
-    /// The keys that the same request may have, as in [`all_of`](Self::all_of).
+    /// The keys that the same request may have, as in [`CacheKey::all_of`].
     pub(crate) fn of_all_schemes(&self) -> [Key; 3] {
         let (_, host) = self.origin();
         let rest = &self.canonical[self.path.start..];
         ["", "http:", "https:"].map(|scheme| {
             let start = scheme.len() + 2 + host.len();
             let canonical = [scheme.as_bytes(), b"//", host.as_bytes(), rest].concat();
-            Key { canonical, path: start..start + self.path.len() }
+            Key { canonical, path: start..start + self.path.len(), sent: self.sent.clone() }
         })
     }
 
-    /// The key of the same request for another path and query.
-    pub(crate) fn sibling(&self, target: &str) -> Key {
-        let (before, after) =
-            (&self.canonical[..self.path.start], &self.canonical[self.path.end..]);
-        let path = before.len()..before.len() + target.len();
-        Key { canonical: [before, target.as_bytes(), after].concat(), path }
-    }
-
-    /// The path and query that it has, as the client sent them.
+    /// The path and query that the client sent.
     pub(crate) fn target(&self) -> &str {
-        let path = std::str::from_utf8(&self.canonical[self.path.clone()]).unwrap_or_default();
-        path.split(' ').next().unwrap_or_default()
+        let path = || std::str::from_utf8(&self.canonical[self.path.clone()]).unwrap_or_default();
+        self.sent.as_deref().unwrap_or_else(path)
     }
 
     /// The scheme, if it is known, and the host, both in lower case.
@@ -163,12 +246,14 @@ pub(crate) enum KeyError {
     /// to others.
     AmbiguousHost,
     TooLong,
+    /// The application says so.
+    NoKey,
 }
 
-fn host<B>(request: &Request<B>) -> Result<&[u8], KeyError> {
-    let mut lines = request.headers().get_all(HOST).iter();
+fn host(request: &Parts) -> Result<&[u8], KeyError> {
+    let mut lines = request.headers.get_all(HOST).iter();
     let (line, more) = (lines.next().map(|line| line.as_bytes()), lines.next().is_some());
-    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let target = request.uri.authority().map(|authority| authority.as_str().as_bytes());
     match (target, line) {
         _ if more => Err(KeyError::AmbiguousHost),
         (Some(target), Some(line)) if !target.eq_ignore_ascii_case(line) => {
@@ -196,20 +281,14 @@ fn write_origin(canonical: &mut Vec<u8>, scheme: Option<&str>, host: &[u8]) {
     canonical.make_ascii_lowercase();
 }
 
-/// The target as the client sent it, and beside it the one that the handler sees, unless that is the
-/// same or the rest that nesting leaves of it.
-fn write_path<B>(canonical: &mut Vec<u8>, request: &Request<B>) {
-    let seen = target(request.uri());
+/// The target as the client sent it, and the one that the handler sees.
+fn targets(request: &Parts) -> (&str, &str) {
+    let seen = target(&request.uri);
     #[cfg(feature = "axum")]
-    if let Some(original) = request.extensions().get::<axum::extract::OriginalUri>() {
-        let sent = target(&original.0);
-        write(canonical, &[sent.as_bytes()]);
-        if !sent.ends_with(seen) {
-            write(canonical, &[b" ", seen.as_bytes()]);
-        }
-        return;
+    if let Some(original) = request.extensions.get::<axum::extract::OriginalUri>() {
+        return (target(&original.0), seen);
     }
-    write(canonical, &[seen.as_bytes()]);
+    (seen, seen)
 }
 
 fn target(uri: &Uri) -> &str {
@@ -220,15 +299,39 @@ fn write(canonical: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| canonical.extend_from_slice(part));
 }
 
+/// A line for each value, or one that says that there is none.
+fn write_all<'a>(
+    canonical: &mut Vec<u8>,
+    [name, separator]: [&[u8]; 2],
+    values: impl Iterator<Item = &'a [u8]>,
+) {
+    let mut values = values.peekable();
+    if values.peek().is_none() {
+        write(canonical, &[b"\n", name]);
+    }
+    values.for_each(|value| write(canonical, &[b"\n", name, separator, value]));
+}
+
+/// The values of the cookies with this name.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter_map(move |pair| {
+        let value = pair.trim_ascii().strip_prefix(name)?.trim_ascii_start();
+        value.strip_prefix(b"=").map(<[u8]>::trim_ascii_start)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
 
-    fn request(uri: &str, headers: &[(&str, &str)]) -> Request<()> {
+    fn request(uri: &str, headers: &[(&str, &str)]) -> Parts {
         let request = headers
             .iter()
             .fold(Request::get(uri), |request, (name, value)| request.header(*name, *value));
-        request.body(()).unwrap()
+        request.body(()).unwrap().into_parts().0
     }
 
     fn key(uri: &str, headers: &[(&str, &str)]) -> Result<Key, KeyError> {
@@ -275,7 +378,7 @@ mod tests {
         let declared = CacheKey::default().header("x-a");
         let of =
             |uri| declared.of(&request(uri, &[("x-a", "1"), ("host", "One.example")])).unwrap();
-        assert_eq!(of("/a?b").sibling("/c"), of("/c"));
+        assert_eq!(declared.sibling(&of("/a?b"), "/c"), of("/c"));
         assert_eq!(of("/a?b").target(), "/a?b");
         assert_eq!(of("/a?b").origin(), (None, "one.example"));
         let https = key("https://one.example/a", &[]).unwrap();
@@ -307,9 +410,75 @@ mod tests {
         assert_eq!(swapped.of(&request("/", &[("x-b", "1")])).unwrap(), keys[3]);
     }
 
+    fn by(declared: &CacheKey, cookies: &[&str]) -> Key {
+        let lines: Vec<_> = cookies.iter().map(|line| ("cookie", *line)).collect();
+        declared.of(&request("/", &lines)).unwrap()
+    }
+
+    #[test]
+    fn a_declared_cookie_counts_and_no_other() {
+        let declared = CacheKey::default().cookie("theme").cookie("lang");
+        let dark = by(&declared, &["theme=dark"]);
+        for same in [&["sid=1; theme=dark"][..], &["a=b", " theme=dark ;x"], &["theme = dark;"]] {
+            assert_eq!(by(&declared, same), dark, "{same:?}");
+        }
+        let keys = [
+            dark,
+            by(&declared, &[]),
+            by(&declared, &["theme="]),
+            by(&declared, &["Theme=dark"]),
+            by(&declared, &["mytheme=dark"]),
+            by(&declared, &["theme=dark; lang=de"]),
+            by(&declared, &["lang=dark"]),
+            by(&declared, &["theme=dark; theme=light"]),
+            by(&declared, &["theme=light; theme=dark"]),
+        ];
+        // Neither of them has the cookie.
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len() - 2);
+        assert!(declared.declares("cookie") && !CacheKey::default().declares("cookie"));
+        assert_eq!(
+            by(&CacheKey::default().cookie("lang").cookie("theme"), &["theme=dark"]),
+            keys[0]
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "\"a=b\", which is not the name of a cookie")]
+    fn what_cannot_name_a_cookie_is_refused() {
+        let _ = CacheKey::default().cookie("a=b");
+    }
+
+    #[test]
+    fn a_part_of_the_applications_own_counts_and_without_it_there_is_no_key() {
+        let part = |request: &Parts| {
+            request.headers.get("x-plan").map(|plan| plan.to_str().unwrap().to_owned())
+        };
+        let declared = CacheKey::default().custom(part).custom(|_| Some("b".into()));
+        let of = |plan| declared.of(&request("/", &[("x-plan", plan)]));
+        assert_eq!(of("free"), of("free"));
+        assert_ne!(of("free"), of("paid"));
+        // Not two parts in other words.
+        assert_ne!(of("a\t1:b"), of("a"));
+        assert_eq!(declared.of(&request("/", &[])), Err(KeyError::NoKey));
+    }
+
+    #[test]
+    fn the_query_is_what_the_rule_says_wherever_it_comes_from() {
+        let declared = CacheKey::default().query(Query::sorted().drop(["utm_*"]));
+        let of = |uri| declared.of(&request(uri, &[("host", "one.example")])).unwrap();
+        let key = of("/a?b=1&utm_x=2&a=0");
+        assert_eq!(key.hash(), of("/a?a=0&b=1").hash());
+        assert_eq!(key.target(), "/a?b=1&utm_x=2&a=0", "what it is asked by is not forgotten");
+        assert_eq!(declared.sibling(&key, "/c?b&a&utm_").hash(), of("/c?a&b").hash());
+        let uri = "http://one.example/a?utm_y=3&b=1&a=0".parse().unwrap();
+        assert!(declared.all_of(&uri).any(|one| one.hash() == key.hash()));
+    }
+
     #[test]
     fn a_purge_finds_the_keys_of_http_1_and_http_2() {
-        let all: Vec<_> = Key::all_of(&"https://One.example/a?b".parse().unwrap()).collect();
+        let all: Vec<_> =
+            CacheKey::default().all_of(&"https://One.example/a?b".parse().unwrap()).collect();
         assert!(all.contains(&key("/a?b", &[("host", "one.example")]).unwrap()));
         assert!(all.contains(&key("https://one.example/a?b", &[]).unwrap()));
         assert!(all.contains(&key("http://one.example/a?b", &[]).unwrap()));
@@ -320,7 +489,7 @@ mod tests {
     fn nesting_keeps_the_whole_path_and_a_rewrite_is_told_apart() {
         let sent = |sent: &str, seen: &str| {
             let mut request = request(seen, &[]);
-            request.extensions_mut().insert(axum::extract::OriginalUri(sent.parse().unwrap()));
+            request.extensions.insert(axum::extract::OriginalUri(sent.parse().unwrap()));
             CacheKey::default().of(&request).unwrap()
         };
         assert_ne!(sent("/a/x", "/x"), sent("/b/x", "/x"));

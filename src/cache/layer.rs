@@ -131,7 +131,7 @@ impl CacheLayer {
     /// A handle for purges.
     #[must_use]
     pub fn handle(&self) -> CacheHandle {
-        CacheHandle::new(self.shared.store.clone())
+        CacheHandle::new(self.shared.store.clone(), self.shared.key.clone())
     }
 
     fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {

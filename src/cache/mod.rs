@@ -105,7 +105,7 @@
 //! | setting | default | why |
 //! | --- | --- | --- |
 //! | [`policy`](CacheLayer::policy) | [`Policy::application`] | nothing is cached until a handler says for how long |
-//! | [`key`](CacheLayer::key) | scheme, host, path, query | what a handler usually answers by |
+//! | [`key`](CacheLayer::key) | scheme, host, path, query as sent | what a handler usually answers by |
 //! | [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) | zero | stale is wrong until somebody says otherwise |
 //! | [`stale_if_error`](CacheLayer::stale_if_error) | zero | the same |
 //! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
@@ -165,7 +165,7 @@ pub(crate) use self::redis::SCRIPTS;
 pub use self::{
     future::ResponseFuture,
     handle::CacheHandle,
-    key::CacheKey,
+    key::{CacheKey, Query},
     layer::CacheLayer,
     memory::MemoryStore,
     policy::Policy,

@@ -14,11 +14,12 @@ use crate::cache::{
     store::Found,
 };
 use http::{
-    HeaderMap, HeaderName, Method, Request, StatusCode,
+    HeaderMap, HeaderName, Method, StatusCode,
     header::{
         CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE, SET_COOKIE, UPGRADE,
         VARY,
     },
+    request::Parts,
 };
 use http_body::Body;
 use std::{
@@ -163,12 +164,12 @@ impl Policy {
     }
 
     /// Whether the cache has to do with this request at all.
-    pub(crate) fn admit<B: Body>(&self, request: &Request<B>) -> Result<(), Reason> {
-        let has = |name| request.headers().contains_key(name);
+    pub(crate) fn admit<B: Body>(&self, request: &Parts, body: &B) -> Result<(), Reason> {
+        let has = |name| request.headers.contains_key(name);
         let question = query_method::question(request);
-        match request.method() {
-            &Method::GET | &Method::HEAD => {}
-            &Method::QUERY if question.is_some() => {}
+        match request.method {
+            Method::GET | Method::HEAD => {}
+            Method::QUERY if question.is_some() => {}
             _ => return Err(Reason::Method),
         }
         if has(UPGRADE) {
@@ -182,11 +183,11 @@ impl Policy {
         }
         // Nothing of another body is in the key, and a handler may well read it.
         match question {
-            None if request.body().is_end_stream() => {}
+            None if body.is_end_stream() => {}
             Some(Ok(_)) => {}
             _ => return Err(Reason::RequestBody),
         }
-        match self.asked(request.headers()).no_store {
+        match self.asked(&request.headers).no_store {
             true => Err(Reason::NoStore),
             false => Ok(()),
         }
@@ -291,6 +292,7 @@ pub(crate) enum Reason {
     RequestBody,
     AmbiguousHost,
     KeyTooLong,
+    NoKey,
     Status,
     NoStore,
     Private,
@@ -321,6 +323,7 @@ impl Reason {
             Self::RequestBody => "request-body",
             Self::AmbiguousHost => "ambiguous-host",
             Self::KeyTooLong => "key-too-long",
+            Self::NoKey => "no-key",
             Self::Status => "status",
             Self::NoStore => "no-store",
             Self::Private => "private",
@@ -348,6 +351,7 @@ impl From<KeyError> for Reason {
         match error {
             KeyError::AmbiguousHost => Self::AmbiguousHost,
             KeyError::TooLong => Self::KeyTooLong,
+            KeyError::NoKey => Self::NoKey,
         }
     }
 }
@@ -357,6 +361,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http::HeaderValue;
+    use http::Request;
     use http_body_util::{Empty, Full};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -391,7 +396,8 @@ mod tests {
     #[test]
     fn only_plain_requests_are_the_caches_business() {
         let admit = |request: http::request::Builder| {
-            Policy::application().admit(&request.body(Empty::<Bytes>::new()).unwrap())
+            let (parts, body) = request.body(Empty::<Bytes>::new()).unwrap().into_parts();
+            Policy::application().admit(&parts, &body)
         };
         assert_eq!(admit(Request::get("/")), Ok(()));
         assert_eq!(admit(Request::head("/")), Ok(()));
@@ -405,8 +411,9 @@ mod tests {
         ] {
             assert_eq!(admit(Request::get("/").header(name, "x")), Err(reason));
         }
-        let fat = Request::get("/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
-        assert_eq!(Policy::application().admit(&fat), Err(Reason::RequestBody));
+        let (parts, ()) = Request::get("/").body(()).unwrap().into_parts();
+        let fat = Full::new(Bytes::from_static(b"x"));
+        assert_eq!(Policy::application().admit(&parts, &fat), Err(Reason::RequestBody));
     }
 
     #[test]

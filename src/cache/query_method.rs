@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, Method, Request,
     header::{CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE},
+    request::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -110,9 +111,9 @@ where
 struct Question(Option<Arc<str>>);
 
 /// What this request asks beyond its target. `Err` if it has content that is not known.
-pub(super) fn question<B>(request: &Request<B>) -> Option<Result<Arc<str>, ()>> {
-    let Question(asked) = request.extensions().get()?;
-    let query = request.method() == Method::QUERY;
+pub(super) fn question(request: &Parts) -> Option<Result<Arc<str>, ()>> {
+    let Question(asked) = request.extensions.get()?;
+    let query = request.method == Method::QUERY;
     query.then(|| asked.clone().ok_or(()))
 }
 
@@ -295,8 +296,9 @@ mod tests {
     /// What the service inside gets to read of such a body, and whether it is known what it asks.
     async fn passed(frames: Frames) -> (Frames, Option<bool>) {
         let service = service_fn(async |request: Request<QueryMethodBody<_>>| {
-            let known = question(&request).map(|asked| asked.is_ok());
-            let (mut body, mut frames) = (request.into_body(), Frames::new());
+            let (parts, mut body) = request.into_parts();
+            let known = question(&parts).map(|asked| asked.is_ok());
+            let mut frames = Frames::new();
             while let Some(frame) = body.frame().await {
                 frames.push(frame);
             }

@@ -18,7 +18,7 @@ use crate::{
     },
     marks::SessionTouched,
 };
-use http::{Extensions, HeaderMap, Method, Request, StatusCode, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, Method, StatusCode, header::AUTHORIZATION, request::Parts};
 use http_body::Body;
 use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
@@ -85,9 +85,9 @@ pub(crate) enum Judgement {
 struct HandedOn(Arc<str>);
 
 impl Visit {
-    pub(crate) fn of<B: Body>(shared: &Shared, request: &Request<B>) -> Admission {
-        if let Err(reason) = shared.policy.admit(request) {
-            if shared.policy.invalidates(request.method())
+    pub(crate) fn of<B: Body>(shared: &Shared, request: &Parts, body: &B) -> Admission {
+        if let Err(reason) = shared.policy.admit(request, body) {
+            if shared.policy.invalidates(&request.method)
                 && let Ok(key) = shared.key.of(request)
             {
                 return Admission::Change(Box::new(Self::new(shared, request, key).of_change()));
@@ -99,15 +99,15 @@ impl Visit {
             Err(error) => return Admission::Bypass(error.into()),
         };
         let visit = Self::new(shared, request, key);
-        let outer = request.extensions().get::<HandedOn>();
+        let outer = request.extensions.get::<HandedOn>();
         if outer.is_some_and(|outer| *outer.0 == *visit.address.entry()) {
             return Admission::Nested;
         }
         Admission::Visit(Box::new(visit))
     }
 
-    fn new<B>(shared: &Shared, request: &Request<B>, key: Key) -> Self {
-        let authorized = request.headers().contains_key(AUTHORIZATION);
+    fn new(shared: &Shared, request: &Parts, key: Key) -> Self {
+        let authorized = request.headers.contains_key(AUTHORIZATION);
         let lane = if authorized { Lane::Authorized } else { Lane::Open };
         let question = query_method::question(request).and_then(Result::ok);
         let entry = match question {
@@ -118,17 +118,17 @@ impl Visit {
             true => shared.vary.get(&entry),
             false => Arc::default(),
         };
-        let variant = vary::variant(&names, question.as_deref(), request.headers());
+        let variant = vary::variant(&names, question.as_deref(), &request.headers);
         let address = Address::variant_of(entry, variant, lane).varying_by(&*names);
         Self {
             key,
             question,
             address,
-            head: request.method() == Method::HEAD,
+            head: request.method == Method::HEAD,
             authorized,
-            conditions: Conditions::of(request.headers()),
-            range: RangeRequest::of(request.headers()),
-            asked: shared.policy.asked(request.headers()),
+            conditions: Conditions::of(&request.headers),
+            range: RangeRequest::of(&request.headers),
+            asked: shared.policy.asked(&request.headers),
             held: None,
             background: false,
             moved: false,
@@ -137,7 +137,7 @@ impl Visit {
             collapsed: false,
             detail: None,
             deadline: Instant::now() + shared.wait,
-            session: request.extensions().get::<SessionTouched>().cloned(),
+            session: request.extensions.get::<SessionTouched>().cloned(),
         }
     }
 
