@@ -8,6 +8,7 @@ use crate::{
 };
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
+    runtime::Handle,
     sync::watch,
     task::JoinHandle,
     time::{self, Instant},
@@ -41,6 +42,8 @@ pub(crate) struct Lease {
     timer: Timer,
     state: watch::Sender<State>,
     renewal: Option<JoinHandle<()>>,
+    /// Where it was granted, and is released by a drop elsewhere.
+    runtime: Option<Handle>,
     released: bool,
 }
 
@@ -118,8 +121,9 @@ impl Lease {
         tasks: Tasks,
     ) -> Self {
         let state = State { deadline: timer.started + certain(length), lost: false };
-        let state = watch::Sender::new(state);
-        Self { ops, middleware, length, tasks, timer, state, renewal: None, released: false }
+        let (state, runtime) = (watch::Sender::new(state), Handle::try_current().ok());
+        let renewal = None;
+        Self { ops, middleware, length, tasks, timer, state, renewal, runtime, released: false }
     }
 
     /// Renews it at every third of its length until it is stopped, released or lost.
@@ -190,6 +194,7 @@ impl Drop for Lease {
             return;
         }
         let (ops, middleware, valid_for) = (self.ops.clone(), self.middleware, self.valid_for());
+        let _there = self.runtime.as_ref().map(Handle::enter);
         self.tasks.spawn_if_possible(async move {
             if let Some(renewal) = renewal {
                 let _ = renewal.await;

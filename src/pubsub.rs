@@ -26,6 +26,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+#[cfg(feature = "lock")]
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -87,7 +89,7 @@ impl Hints {
         if let (true, Some(relay)) = (first, &self.relay) {
             relay.changed(&name);
         }
-        Subscription { name, hints, confirmed, owner: self.clone() }
+        Subscription { name, hints, confirmed, late: false, owner: self.clone() }
     }
 
     /// Publishes to every subscriber of `channel`. In memory that has happened when this returns;
@@ -117,6 +119,8 @@ pub struct Subscription {
     name: Arc<str>,
     hints: broadcast::Receiver<Hint>,
     confirmed: watch::Receiver<bool>,
+    /// It was waited for in vain until it is in force, which is to be told then.
+    late: bool,
     owner: Hints,
 }
 
@@ -126,18 +130,37 @@ impl Subscription {
     ///
     /// Look at the state **after** this, and then wait for hints: so no change falls in between.
     pub async fn ready(&mut self, deadline: Duration) -> bool {
-        matches!(timeout(deadline, self.confirmed.wait_for(|yes| *yes)).await, Ok(Ok(_)))
+        self.late = true;
+        self.late = !matches!(timeout(deadline, self.in_force()).await, Ok(true));
+        !self.late
     }
 
     /// The next hint. Waits for ever if there is none, so always use it under a timeout. Safe to
     /// cancel: no hint is lost.
     pub async fn recv(&mut self) -> Hint {
-        match self.hints.recv().await {
+        let hint = tokio::select! {
+            biased;
+            hint = self.hints.recv() => hint,
+            Ok(_) = self.confirmed.wait_for(|yes| *yes), if self.late => Ok(Hint::Resync),
+        };
+        self.late &= !*self.confirmed.borrow();
+        match hint {
             Ok(hint) => hint,
             Err(RecvError::Lagged(_)) => Hint::Resync,
             // The sender lives as long as its subscribers.
             Err(RecvError::Closed) => pending().await,
         }
+    }
+
+    /// Drops the hints that have come so far: for one who is about to look anyway.
+    #[cfg(feature = "lock")]
+    pub(crate) fn forget(&mut self) {
+        while !matches!(self.hints.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+        self.late &= !*self.confirmed.borrow();
+    }
+
+    async fn in_force(&mut self) -> bool {
+        self.confirmed.wait_for(|yes| *yes).await.is_ok()
     }
 }
 
@@ -281,6 +304,37 @@ mod tests {
         }
         assert_eq!(slow.recv().await, Hint::Resync);
         assert_eq!(slow.recv().await, message("x"));
+    }
+
+    /// Carries nothing: the test says itself what has come into force.
+    #[cfg(feature = "redis")]
+    struct Silent;
+
+    #[cfg(feature = "redis")]
+    impl Relay for Silent {
+        fn changed(&self, _: &Arc<str>) {}
+
+        fn publish(&self, _: &str, _: Bytes) -> StoreFuture<()> {
+            StoreFuture::ready(Ok(()))
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[tokio::test]
+    async fn a_subscription_that_comes_into_force_late_says_so_once() {
+        let hints = Hints::relayed(|_| Arc::new(Silent));
+        let [mut late, mut early] = [(); 2].map(|()| hints.subscribe("a"));
+        assert!(!late.ready(Duration::ZERO).await);
+        {
+            let mut told = tokio_test::task::spawn(late.recv());
+            tokio_test::assert_pending!(told.poll());
+            hints.channels.confirm("a");
+            assert_eq!(tokio_test::assert_ready!(told.poll()), Hint::Resync);
+        }
+        assert!(early.ready(Duration::ZERO).await);
+        for subscription in [&mut late, &mut early] {
+            tokio_test::assert_pending!(tokio_test::task::spawn(subscription.recv()).poll());
+        }
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ pub(crate) fn in_task_span<F: Future>(future: F) -> impl Future<Output = F::Outp
 }
 
 #[cfg(all(test, feature = "metrics"))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use ::metrics::{
         Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
@@ -92,7 +92,13 @@ mod tests {
 
     /// Writes down what is counted.
     #[derive(Clone, Default)]
-    struct Notes(Arc<Mutex<Vec<String>>>);
+    pub(crate) struct Notes(Arc<Mutex<Vec<String>>>);
+
+    impl Notes {
+        pub(crate) fn lines(&self) -> Vec<String> {
+            self.0.lock().expect("no panic while counting").clone()
+        }
+    }
 
     struct Line(Notes, String);
 
@@ -138,6 +144,6 @@ mod tests {
             "towerkeep_rate_limit_decisions_total outcome=denied +1",
             "towerkeep_store_errors_total middleware=cache reason=unavailable +1",
         ];
-        assert_eq!(*notes.0.lock().unwrap(), expected);
+        assert_eq!(notes.lines(), expected);
     }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use crate::support::{proxy::FaultProxy, proxy::Mode, server::RedisServer};
+use crate::support::{cluster::RedisCluster, proxy::FaultProxy, proxy::Mode, server::RedisServer};
 use std::{
     env,
     net::TcpListener,
@@ -18,6 +18,7 @@ use towerkeep::{
         redis::{self, AsyncCommands},
     },
     lock::{self, Locks},
+    rate_limit::{Charge, Policy, Quota, RateLimitStore},
 };
 
 async fn refused(url: &str) -> StoreError {
@@ -179,4 +180,29 @@ async fn a_store_over_a_connection_of_the_applications_own_shares_the_keys_of_it
     assert!(Locks::new(backend).try_lock("job").await.unwrap_err().is_contended());
     held.release().await.unwrap();
     assert!(lock::RedisStore::new(connection, "a b").unwrap_err().is_config());
+}
+
+/// Whoever means "no limit" writes the longest time there is.
+#[tokio::test]
+async fn the_longest_time_there_is_is_a_limit_like_any_other() {
+    let (server, cluster) = (RedisServer::start(), RedisCluster::start());
+    let never = Duration::MAX;
+    for url in [server.url(), cluster.url()] {
+        let builder = Backend::builder().connect_timeout(never).deadline(never).down_wait(never);
+        let builder = builder.ping(never, never).backoff(never, never).discovery_interval(never);
+        let builder = builder.keepalive(never, never, u32::MAX).user_timeout(never);
+        let backend = builder.redis(url).await.unwrap();
+        let connection = backend.connection().unwrap();
+        connection.ping(never).await.unwrap();
+        let gets = ["a", "b", "c"].map(|key| redis::cmd("GET").arg(key).take());
+        let batch = gets.into_iter().fold(connection.batch(), |batch, get| batch.cmd(get));
+        assert_eq!(batch.run(never).await.unwrap().len(), 3);
+        Locks::new(backend.clone()).try_lock("a").await.unwrap().release().await.unwrap();
+        let policy = Policy::gcra("burst", Quota::per_second(20));
+        let charges = ["a", "b", "c"].map(|key| Charge::new(&policy, key, 1));
+        assert!(backend.check(&charges).await.unwrap().is_allowed());
+    }
+    let backend = Backend::builder().pool_deadline(never).redis(server.url()).await.unwrap();
+    let mut pooled = backend.connection().unwrap().pool().unwrap().get().await.unwrap();
+    pooled.ping::<String>().await.unwrap();
 }

@@ -19,6 +19,7 @@ mod tests {
     mod processes;
     mod redlock;
     mod redlock_faults;
+    mod redlock_waiting;
     mod spy;
     mod waiting;
 }

@@ -28,7 +28,8 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use towerkeep::{
-    Backend,
+    Backend, StoreError, StoreFuture,
+    marks::UserLookup,
     rate_limit::{
         self, OnStoreError, Policy, Quota, RateLimitLayer, RateLimitStatus, Rejection, by,
     },
@@ -41,6 +42,7 @@ on_every_backend! {
     a_lease_whose_request_was_dropped_goes_back,
     each_tenant_has_the_quota_of_its_plan,
     quotas_in_a_database_are_looked_up_once_for_all_requests_at_a_time,
+    a_quota_that_was_looked_up_is_valid_by_the_clock_of_the_store,
     a_ban_is_told_as_abnormal_usage_until_it_is_lifted,
     a_shadow_policy_lets_everything_pass_and_is_in_no_header,
     a_handler_charges_and_refunds_what_only_it_knows,
@@ -283,6 +285,25 @@ async fn quotas_in_a_database_are_looked_up_once_for_all_requests_at_a_time(harn
     assert_eq!(status(&hung, "big").await, 200);
 }
 
+async fn a_quota_that_was_looked_up_is_valid_by_the_clock_of_the_store(harness: Harness) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let lookup = {
+        let asked = asked.clone();
+        move |_| {
+            asked.fetch_add(1, SeqCst);
+            std::future::ready(Ok::<_, Infallible>(None))
+        }
+    };
+    let policy = Policy::fixed_window("daily", Quota::per_day(9));
+    let policy = policy.quota_lookup(|_| Some("id".into()), lookup, PATIENT);
+    let service = layer(&harness, policy).layer(hello());
+    for (pause, lookups) in [(PATIENT / 2, 1), (PATIENT / 2, 1), (PATIENT, 2), (PATIENT, 3)] {
+        assert_eq!(status(&service, "ann").await, 200);
+        assert_eq!(asked.load(SeqCst), lookups);
+        harness.advance(pause);
+    }
+}
+
 async fn a_ban_is_told_as_abnormal_usage_until_it_is_lifted(harness: Harness) {
     let limit = layer(&harness, Policy::gcra("calls", Quota::per_second(50)));
     let service = limit.clone().layer(hello());
@@ -413,6 +434,31 @@ async fn while_the_store_fails_a_share_is_counted_in_this_process() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429], "a third of nine");
     assert_eq!(status(&service, "bob").await, 200);
+}
+
+/// The session's store is down, say, and that of the limits is not.
+#[tokio::test]
+async fn who_is_not_known_since_the_lookup_failed_is_counted_by_all_else() {
+    let cases = [
+        (OnStoreError::Allow, [200, 200, 429]),
+        (OnStoreError::LocalFallback { shares: 1 }, [200, 200, 429]),
+        (OnStoreError::Deny, [503, 503, 503]),
+    ];
+    for (policy, expected) in cases {
+        let by_key = Policy::gcra("all", Quota::per_hour(2)).key(by::header("x-key"));
+        let by_user = Policy::gcra("user", Quota::per_hour(1)).key(by::user());
+        let limit = RateLimitLayer::new(Backend::memory(), by_key).policy(by_user);
+        let service = limit.on_store_error(policy).layer(hello());
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            let mut request = request("ann");
+            let down = || StoreFuture::ready(Err(StoreError::unavailable("no session")));
+            request.extensions_mut().insert(UserLookup::new(down));
+            let Ok(response) = service.clone().oneshot(request).await;
+            statuses.push(response.status().as_u16());
+        }
+        assert_eq!(statuses, expected, "{policy:?}");
+    }
 }
 
 #[tokio::test]

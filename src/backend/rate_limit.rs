@@ -2,6 +2,7 @@
 
 use super::Backend;
 use crate::{
+    clock::Clock,
     rate_limit::{Charge, RateLimitStore, Verdict},
     store::StoreFuture,
     tasks::Tasks,
@@ -39,6 +40,10 @@ impl RateLimitStore for Backend {
 
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
         self.inner.stores.rate_limit.unban(charges)
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.stores.rate_limit.clock()
     }
 
     fn tasks(&self) -> Tasks {

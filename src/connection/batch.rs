@@ -3,6 +3,7 @@
 use crate::{
     connection::{
         cluster::{Redirect, slot_of},
+        deadline::end_of,
         error,
         handle::Connection,
         request::{Request, reads},
@@ -76,7 +77,7 @@ impl Batch {
         if calls.scripts.is_empty() {
             return Ok(Vec::new());
         }
-        let end = Instant::now() + deadline;
+        let end = end_of(deadline);
         let replies = calls.replies(&connection, end).await?;
 
         let mut unknown = Vec::new();

@@ -21,8 +21,8 @@ pub(super) use self::{
 use self::{anywhere::Anywhere, map::Map};
 use crate::{
     connection::{
-        config::Config, health::Health, node::Node, request::Request, standalone::Site,
-        topology::Topology, url::Address,
+        config::Config, deadline::end_of, health::Health, node::Node, request::Request,
+        standalone::Site, topology::Topology, url::Address,
     },
     store::StoreError,
 };
@@ -51,7 +51,7 @@ impl Cluster {
         site: Site,
         config: Arc<Config>,
     ) -> Result<Self, StoreError> {
-        let end = Instant::now() + config.connect_timeout;
+        let end = end_of(config.connect_timeout);
         let map = Arc::new(Map::new(seeds, site, config));
         let layout = map.ask_seeds().await?;
         let mut dials = JoinSet::new();

@@ -7,6 +7,7 @@ use crate::{
         borrowed::Borrowed,
         cluster::slot_of_key,
         config::Config,
+        deadline::end_of,
         error,
         health::Health,
         node::Node,
@@ -323,7 +324,7 @@ impl Connection {
         deadline: Duration,
     ) -> Result<R::Reply, StoreError> {
         let Inner { servers, config, .. } = &*self.inner;
-        let end = Instant::now() + deadline;
+        let end = end_of(deadline);
         let wait = config.down_wait.min(deadline);
         let mut outcome = servers.call(request, wait, end).await;
         let mut backoff = None;

@@ -55,6 +55,7 @@ mod borrowed;
 mod cluster;
 mod config;
 mod context;
+mod deadline;
 mod dial;
 mod error;
 mod handle;
@@ -81,6 +82,8 @@ mod url;
 mod tests;
 
 pub(crate) use self::context::RedisContext;
+#[cfg(feature = "rate-limit")]
+pub(crate) use self::deadline::end_of;
 #[cfg(feature = "redis-tls")]
 pub use self::tls::Tls;
 pub use self::{

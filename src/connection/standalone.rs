@@ -5,6 +5,7 @@ use crate::connection::tls::{Connector, Tls};
 use crate::{
     connection::{
         config::Config,
+        deadline::end_of,
         topology::{BoxFuture, Login, Stream, Topology},
         url::{Address, Place, Target},
     },
@@ -186,6 +187,13 @@ fn tls_refusal(error: &io::Error) -> Option<String> {
     }
 }
 
+/// Linux refuses a longer one (`tcp(7)`), and so many probes at the most.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MOST_KEEPALIVES: u32 = 127;
+
+/// In milliseconds it is a positive `int`.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// The options of a TCP socket.
 struct Socket {
     nodelay: bool,
@@ -195,7 +203,7 @@ struct Socket {
 
 impl Socket {
     fn new(config: &Config) -> Self {
-        let keepalive = TcpKeepalive::new().with_time(config.keepalive_idle);
+        let keepalive = TcpKeepalive::new().with_time(config.keepalive_idle.min(LONGEST_KEEPALIVE));
         #[cfg(any(
             target_os = "android",
             target_os = "freebsd",
@@ -205,15 +213,17 @@ impl Socket {
             target_os = "netbsd",
             target_os = "windows",
         ))]
-        let keepalive =
-            keepalive.with_interval(config.keepalive_interval).with_retries(config.keepalive_count);
-        Self { nodelay: config.nodelay, keepalive, user_timeout: config.user_timeout }
+        let keepalive = keepalive
+            .with_interval(config.keepalive_interval.min(LONGEST_KEEPALIVE))
+            .with_retries(config.keepalive_count.min(MOST_KEEPALIVES));
+        let user_timeout = config.user_timeout.min(LONGEST_USER_TIMEOUT);
+        Self { nodelay: config.nodelay, keepalive, user_timeout }
     }
 
     /// Tries the addresses of `host` in turn. Each gets its share of the time that is left, so that
     /// a first one that swallows packets does not starve the second.
     async fn connect(&self, host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
-        let end = Instant::now() + limit;
+        let end = end_of(limit);
         let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         for (index, address) in addresses.iter().enumerate() {

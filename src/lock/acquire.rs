@@ -7,20 +7,17 @@ use crate::{
         error::Error,
         guard::Guard,
         kind::{Fenced, Kind, Unfenced},
+        limits,
         locks::Locks,
-        policy::{self, Attempt, Retry},
+        pause::Retry,
+        policy::Attempt,
+        watch::Watch,
     },
-    pubsub::Subscription,
     telemetry::{self, LOCK_TOTAL},
     token::jitter,
 };
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::time;
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use tokio::time::{self, Instant};
 
 /// TTL of a lock that is not told another.
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
@@ -65,7 +62,7 @@ impl<K: Kind> Acquire<K> {
     /// How long to wait while somebody else holds the lock, at most 24 h. What the store takes to
     /// answer the last question comes on top. Default: not at all.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait.min(policy::MAX_WAIT);
+        self.wait = wait.min(limits::MAX_WAIT);
         self
     }
 
@@ -89,13 +86,13 @@ impl<K: Kind> Acquire<K> {
     /// the minimum validity was left.
     pub async fn acquire(mut self) -> Result<Guard<K>, Error> {
         let refused = |error| Error::store(&self.name, error);
-        self.ttl = policy::whole_ttl(self.ttl).map_err(refused)?;
-        policy::attainable(self.min_validity, certain(self.ttl)).map_err(refused)?;
+        self.ttl = limits::whole_ttl(self.ttl).map_err(refused)?;
+        limits::attainable(self.min_validity, certain(self.ttl)).map_err(refused)?;
         if self.wait.is_zero() { self.at_once().await } else { self.in_line().await }
     }
 
     async fn at_once(&self) -> Result<Guard<K>, Error> {
-        match self.attempt(&policy::id(&self.name)).await? {
+        match self.attempt(&limits::id(&self.name)).await? {
             Outcome::Acquired(guard) => Ok(guard),
             Outcome::Held(left) => {
                 telemetry::count(LOCK_TOTAL, "contended");
@@ -105,17 +102,20 @@ impl<K: Kind> Acquire<K> {
     }
 
     async fn in_line(&self) -> Result<Guard<K>, Error> {
-        let (end, id) = (Instant::now() + self.wait, policy::id(&self.name));
+        let (end, id) = (Instant::now() + self.wait, limits::id(&self.name));
         let Some(place) = self.locks.queues.join(&id, self.locks.max_waiters) else {
             telemetry::count(LOCK_TOTAL, "contended");
             return Err(Error::crowded(&self.name, self.locks.max_waiters));
         };
-        let Ok(mut hints) = time::timeout_at(end.into(), place.turn()).await else {
+        let Ok(mut watch) = time::timeout_at(end, place.turn()).await else {
             return Err(self.timed_out(None));
         };
         let mut attempts = 0;
         loop {
             attempts += 1;
+            if let Some(watch) = &mut *watch {
+                watch.forget();
+            }
             let left = match self.attempt(&id).await? {
                 Outcome::Acquired(guard) => return Ok(guard),
                 Outcome::Held(left) => left,
@@ -125,25 +125,31 @@ impl<K: Kind> Acquire<K> {
                 return Err(self.timed_out(Some(left)));
             }
             let retry = Retry { left, poll: self.locks.poll, attempts };
-            self.sleep(&mut hints, &id, (now + K::pause(retry, jitter)).min(end)).await;
+            self.sleep(&mut watch, &id, (now + K::pause(retry, jitter)).min(end)).await;
         }
     }
 
     /// Sleeps until a hint or until `until`. Returns at once after it has subscribed: the lock may
     /// have been released before that.
-    async fn sleep(&self, hints: &mut Option<Subscription>, id: &str, until: Instant) {
-        let Some(hints) = hints else {
-            *hints = self.locks.store().watch(id);
-            match hints {
-                Some(hints) => {
+    async fn sleep(&self, watch: &mut Option<Watch>, id: &str, until: Instant) {
+        let Some(watch) = watch else {
+            *watch = self.locks.watch(id);
+            match watch {
+                Some(watch) => {
                     let left = until.saturating_duration_since(Instant::now());
-                    hints.ready(left.min(SUBSCRIBE_WITHIN)).await;
+                    watch.ready(left.min(SUBSCRIBE_WITHIN)).await;
                 }
-                None => time::sleep_until(until.into()).await,
+                None => time::sleep_until(until).await,
             }
             return;
         };
-        let _ = time::timeout_at(until.into(), hints.recv()).await;
+        let woken = async {
+            watch.recv().await;
+            if let Some(moment) = K::stagger(jitter) {
+                time::sleep(moment).await;
+            }
+        };
+        let _ = time::timeout_at(until, woken).await;
     }
 
     /// Asks once, with a token of its own: so a release of what it may have acquired cannot hit what
@@ -151,7 +157,7 @@ impl<K: Kind> Acquire<K> {
     async fn attempt(&self, id: &str) -> Result<Outcome<K>, Error> {
         let (store, token) = (self.locks.store(), self.locks.token());
         let (tasks, timer) = (store.tasks(), Timer::start(store.clock()));
-        let claim = Arc::new(Claim { store, id: id.into(), token, ttl: self.ttl });
+        let claim = Arc::new(Claim::new(store, id, token, self.ttl));
         let attempt = claim.ask().await.map_err(|error| Error::store(&self.name, error))?;
         let fence = match attempt {
             Attempt::Acquired { fence } => K::of(fence),

@@ -9,7 +9,10 @@ use crate::{
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,13 +23,19 @@ pub(super) const MIDDLEWARE: &str = "lock";
 /// What an acquisition asks with. Its token is new for each, so a release of one can never hit
 /// another.
 pub(super) struct Claim {
-    pub(super) store: Arc<dyn LockStore>,
-    pub(super) id: String,
-    pub(super) token: String,
-    pub(super) ttl: Duration,
+    store: Arc<dyn LockStore>,
+    id: String,
+    token: String,
+    ttl: Duration,
+    /// A release has been asked for, be it that its answer was lost.
+    released: AtomicBool,
 }
 
 impl Claim {
+    pub(super) fn new(store: Arc<dyn LockStore>, id: &str, token: String, ttl: Duration) -> Self {
+        Self { store, id: id.into(), token, ttl, released: AtomicBool::new(false) }
+    }
+
     /// Asks the store once. May be dropped at any point: what it may have acquired is released.
     pub(super) fn ask(self: &Arc<Self>) -> Asking {
         let reply = self.store.acquire(&self.id, &self.token, self.ttl);
@@ -53,9 +62,15 @@ impl LeaseOps for Claim {
 
     fn release(&self) -> StoreFuture<bool> {
         let reply = self.store.release(&self.id, &self.token);
+        let again = self.released.swap(true, SeqCst);
         StoreFuture::boxed(async move {
             let ours = reply.await?;
-            telemetry::count(telemetry::LOCK_TOTAL, if ours { "released" } else { "lost" });
+            match (ours, again) {
+                (true, _) => telemetry::count(telemetry::LOCK_TOTAL, "released"),
+                (false, false) => telemetry::count(telemetry::LOCK_TOTAL, "lost"),
+                // The release before, whose answer was lost, may have done it.
+                (false, true) => {}
+            }
             Ok(ours)
         })
     }
@@ -103,4 +118,41 @@ impl Drop for Asking {
 /// Whether the lock may be ours in spite of the error.
 fn is_unknown(error: &StoreError) -> bool {
     error.is_timeout() || error.is_corrupt()
+}
+
+#[cfg(all(test, feature = "metrics"))]
+mod tests {
+    use super::*;
+    use crate::{lock::memory::MemoryStore, telemetry::tests::Notes};
+
+    /// What the holder does with its lock, and how that is counted.
+    fn counted(holder: impl AsyncFnOnce(&Claim)) -> Vec<String> {
+        let store: Arc<dyn LockStore> = Arc::new(MemoryStore::default());
+        let claim = Claim::new(store.clone(), "a", "token".into(), Duration::from_secs(30));
+        let notes = Notes::default();
+        ::metrics::with_local_recorder(&notes, || {
+            tokio_test::block_on(async {
+                store.acquire("a", "token", claim.ttl).await.unwrap();
+                holder(&claim).await;
+            });
+        });
+        notes.lines()
+    }
+
+    #[test]
+    fn a_lock_is_counted_as_released_or_lost_and_after_a_lost_answer_as_neither() {
+        let line = |outcome| vec![format!("towerkeep_lock_outcomes_total outcome={outcome} +1")];
+        let released = counted(async |claim| drop(claim.release().await));
+        assert_eq!(released, line("released"));
+        let lost = counted(async |claim| {
+            claim.store.force_release("a").await.unwrap();
+            assert!(!claim.release().await.unwrap());
+        });
+        assert_eq!(lost, line("lost"));
+        let unknown = counted(async |claim| {
+            drop(claim.release());
+            assert!(!claim.release().await.unwrap());
+        });
+        assert_eq!(unknown, Vec::<String>::new());
+    }
 }

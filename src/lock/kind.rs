@@ -1,6 +1,6 @@
 //! What tells a lock of one store from one of a majority of stores, in types.
 
-use crate::lock::policy::{self, Retry};
+use crate::lock::pause::{self, Retry};
 use std::{fmt, time::Duration};
 
 /// A lock with a fencing token: one store counts them.
@@ -21,6 +21,10 @@ pub trait Kind: Send + Sync + 'static {
     #[doc(hidden)]
     fn pause(retry: Retry, jitter: impl Fn(u64) -> u64) -> Duration;
 
+    /// How long one sleeps yet who was woken.
+    #[doc(hidden)]
+    fn stagger(jitter: impl Fn(u64) -> u64) -> Option<Duration>;
+
     /// What an acquisition must have left of its TTL, unless told.
     #[doc(hidden)]
     fn min_validity(ttl: Duration) -> Duration;
@@ -32,7 +36,11 @@ impl Kind for Fenced {
     }
 
     fn pause(retry: Retry, jitter: impl Fn(u64) -> u64) -> Duration {
-        policy::pause(retry.left, retry.poll, jitter)
+        pause::pause(retry.left, retry.poll, jitter)
+    }
+
+    fn stagger(_: impl Fn(u64) -> u64) -> Option<Duration> {
+        None
     }
 
     fn min_validity(_: Duration) -> Duration {
@@ -46,7 +54,12 @@ impl Kind for Unfenced {
     }
 
     fn pause(retry: Retry, jitter: impl Fn(u64) -> u64) -> Duration {
-        policy::backoff(retry.attempts, retry.poll, jitter)
+        let free = pause::pause(retry.left, retry.poll, &jitter);
+        pause::backoff(retry.attempts, retry.poll, jitter).min(free)
+    }
+
+    fn stagger(jitter: impl Fn(u64) -> u64) -> Option<Duration> {
+        Some(pause::stagger(jitter))
     }
 
     fn min_validity(ttl: Duration) -> Duration {

@@ -5,10 +5,12 @@ use crate::{
         acquire::Acquire,
         error::Error,
         guard::Guard,
+        limits, pause,
         policy::{self, Holder},
         queue::Queues,
         redlock::Quorum,
         store::LockStore,
+        watch::Watch,
     },
     store::StoreFuture,
 };
@@ -53,7 +55,7 @@ impl Locks {
             owner: None,
             queues: Queues::default(),
             max_waiters: MAX_WAITERS,
-            poll: policy::POLL,
+            poll: pause::POLL,
         }
     }
 
@@ -66,6 +68,14 @@ impl Locks {
         match &self.source {
             Source::One(store) => store.clone(),
             Source::Majority(quorum) => Arc::new(quorum.round()),
+        }
+    }
+
+    /// What tells of releases, if anything does.
+    pub(super) fn watch(&self, id: &str) -> Option<Watch> {
+        match &self.source {
+            Source::One(store) => Watch::over(store.watch(id), 1),
+            Source::Majority(quorum) => quorum.watch(id),
         }
     }
 
@@ -93,7 +103,7 @@ impl Locks {
     /// at random between half of this and this, but not below 10 ms. It also looks when the holder's
     /// TTL has passed. Default: 1 s.
     pub fn poll(mut self, interval: Duration) -> Self {
-        self.poll = interval.max(policy::MIN_POLL);
+        self.poll = interval.clamp(pause::MIN_POLL, limits::MAX_WAIT);
         self
     }
 
@@ -168,7 +178,7 @@ impl Locks {
         name: &str,
         verb: impl FnOnce(&dyn LockStore, &str) -> StoreFuture<T>,
     ) -> Result<T, Error> {
-        let answer = verb(&*self.store(), &policy::id(name)).await;
+        let answer = verb(&*self.store(), &limits::id(name)).await;
         answer.map_err(|error| Error::store(name, error))
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     context::Context,
     expiring::{Entry, Expiring, WhenFull},
     lock::{
+        limits::at_most,
         policy::{Attempt, Holder, Record},
         store::LockStore,
     },
@@ -47,7 +48,7 @@ impl Default for MemoryStore {
 impl LockStore for MemoryStore {
     fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt> {
         StoreFuture::ready(self.locks.with(name, |entry| {
-            let (now_us, ttl_us) = (entry.now_us(), ttl.as_micros() as u64);
+            let (now_us, ttl_us) = (entry.now_us(), at_most(ttl).as_micros() as u64);
             if let Some(record) = entry.get() {
                 let attempt = record.acquire(token, ttl_us, now_us);
                 let until_us = record.forgettable_us();
@@ -63,8 +64,9 @@ impl LockStore for MemoryStore {
     }
 
     fn renew(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<bool> {
+        let ttl_us = at_most(ttl).as_micros() as u64;
         StoreFuture::ready(Ok(
-            self.change(name, |record, now_us| record.renew(token, ttl.as_micros() as u64, now_us))
+            self.change(name, |record, now_us| record.renew(token, ttl_us, now_us))
         ))
     }
 

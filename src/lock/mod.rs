@@ -90,7 +90,8 @@
 //!
 //! [`Locks::holder`] tells who holds a lock, if it was told [its name](Locks::owner);
 //! [`Locks::force_release`] takes a lock from a holder that is known to be dead, and is dangerous with any
-//! other. [`telemetry`](crate::telemetry) counts what becomes of locks.
+//! other. A [`Redlock`] has no `holder`: what each of its nodes says is asked of it by a [`Locks`] of its
+//! own. [`telemetry`](crate::telemetry) counts what becomes of locks.
 //!
 //! # Redis
 //!
@@ -101,7 +102,8 @@
 //! `<prefix>:lock:{<name>}:f` is the fence given out last. It is kept for a day after the lock's TTL,
 //! so each name that is in use costs one small key. A fence is the higher of that number plus one and
 //! the server's time in microseconds: it rises after the key has expired, was evicted, or was not yet
-//! on the replica that was promoted.
+//! on the replica that was promoted, as long as the clocks of the two differ by less than the promotion
+//! takes.
 //!
 //! A token is 22 random characters, and behind an `@` the [owner](Locks::owner) if there is one. A release
 //! publishes an empty message to the channel `<prefix>:lock:{<name>}`. Every verb is one round trip; of a
@@ -141,7 +143,8 @@
 //! A lock keeps well-meaning processes apart; anyone who can write to the store can break it. And **a
 //! lock alone does not make it certain that two never work at once**: a holder may be paused, by the
 //! scheduler or its host, between its last [`check`](Guard::check) and its write, for longer than the
-//! TTL; and a Redis replica that is promoted may lack the lock. Where that matters, the written
+//! TTL; on a machine that was suspended, the clock by which [`check`](Guard::check) judges stood still
+//! meanwhile; and a Redis replica that is promoted may lack the lock. Where that matters, the written
 //! resource must refuse a lower [`fence`](Guard::fence) than it has seen.
 
 mod acquire;
@@ -149,8 +152,10 @@ mod claim;
 mod error;
 mod guard;
 mod kind;
+mod limits;
 mod locks;
 mod memory;
+mod pause;
 mod policy;
 mod queue;
 #[cfg(feature = "redis")]
@@ -159,6 +164,7 @@ mod redlock;
 #[cfg(feature = "axum")]
 mod response;
 mod store;
+mod watch;
 
 pub(crate) use self::memory::DEFAULT_CAPACITY;
 #[cfg(feature = "redis")]

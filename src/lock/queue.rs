@@ -1,6 +1,6 @@
 //! Those who wait for the same lock in this process, in line: only the first of them asks the store.
 
-use crate::pubsub::Subscription;
+use crate::lock::watch::Watch;
 use std::{
     collections::HashMap,
     fmt,
@@ -19,7 +19,7 @@ struct Line {
 
 /// Whoever locks it is first in line; the line is served in the order of arrival. The subscription
 /// to the lock's hints is handed on from one to the next, so that none is missed in between.
-type Turn = sync::Mutex<Option<Subscription>>;
+type Turn = sync::Mutex<Option<Watch>>;
 
 impl Queues {
     /// Goes to the end of a lock's line, unless `limit` are in it.
@@ -58,7 +58,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Waits to be first, and stays so until what it returns is dropped.
-    pub(super) async fn turn(&self) -> sync::MutexGuard<'_, Option<Subscription>> {
+    pub(super) async fn turn(&self) -> sync::MutexGuard<'_, Option<Watch>> {
         self.turn.lock().await
     }
 }

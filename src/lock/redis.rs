@@ -4,6 +4,7 @@ use crate::{
     clock::Clock,
     connection::{Call, Connection, RedisContext, Script, parse},
     lock::{
+        limits::at_most,
         policy::{Attempt, Holder},
         store::LockStore,
     },
@@ -84,7 +85,7 @@ impl LockStore for RedisStore {
         let call = ACQUIRE
             .keys([self.lock_key(name), self.fence_key(name)])
             .arg(token)
-            .arg(ttl.as_millis() as u64)
+            .arg(at_most(ttl).as_millis() as u64)
             .arg(FENCE_KEPT.as_millis() as u64)
             .arg(self.redis.now_us());
         let reply = self.call::<(bool, u64)>(call, "lock acquire");
@@ -100,7 +101,7 @@ impl LockStore for RedisStore {
         let call = RENEW
             .keys([self.lock_key(name), self.fence_key(name)])
             .arg(token)
-            .arg(ttl.as_millis() as u64)
+            .arg(at_most(ttl).as_millis() as u64)
             .arg(FENCE_KEPT.as_millis() as u64)
             .arg(self.redis.now_us());
         StoreFuture::boxed(self.call(call, "lock renew"))

@@ -29,7 +29,8 @@ use std::{sync::Arc, time::Duration};
             implements `lock::LockStore`"
 )]
 pub trait LockStore: Send + Sync + 'static {
-    /// Takes the lock for `token`, for `ttl`, which is a whole number of milliseconds.
+    /// Takes the lock for `token`, for `ttl`, which is a whole number of milliseconds, at most 24 h; a
+    /// longer one is one of 24 h.
     fn acquire(&self, name: &str, token: &str, ttl: Duration) -> StoreFuture<Attempt>;
 
     /// Counts the TTL anew; `false` if `token` does not hold the lock any more.

@@ -1,7 +1,7 @@
 //! The policies of one call in Redis: in one step, or key by key where a cluster has no other way.
 
 use crate::{
-    connection::Script,
+    connection::{Script, end_of},
     rate_limit::{
         outcome::{Outcome, Verdict},
         redis::{CHECK, REFUND, RedisStore},
@@ -145,7 +145,7 @@ pub(super) struct Left(Instant);
 
 impl Left {
     pub(super) fn of(deadline: Duration) -> Self {
-        Self(Instant::now() + deadline)
+        Self(end_of(deadline))
     }
 
     pub(super) fn left(&self) -> Duration {

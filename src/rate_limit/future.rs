@@ -102,7 +102,7 @@ where
                     let call = take(call);
                     match user {
                         Ok(user) => start_for(call, user),
-                        Err(error) => on_store_error(config, call, None, &error),
+                        Err(error) => without_user(config, call, &error),
                     }
                 }
                 StateProj::Start { call } => start(config, take(call)),
@@ -116,7 +116,7 @@ where
                     let (call, open) = (take(call), open.take().expect(POLLED_ONCE));
                     match verdict {
                         Ok(verdict) => judge(config, call, open, verdict),
-                        Err(error) => on_store_error(config, call, Some(open.asked), &error),
+                        Err(error) => on_store_error(config, call, open.asked, &error),
                     }
                 }
                 StateProj::Inner { future, passed } => {
@@ -164,6 +164,20 @@ fn start_for<S, Q, F, P>(mut call: Call<S, Q>, user: Option<UserId>) -> State<S,
         call.request.extensions_mut().insert(user);
     }
     State::Start { call: Some(call) }
+}
+
+/// It is not known who asks: policies by user do not apply, and all others do, unless that is to be
+/// denied.
+fn without_user<S, Q, F, P>(
+    config: &Config,
+    call: Call<S, Q>,
+    error: &StoreError,
+) -> State<S, Q, F, P> {
+    telemetry::store_failed("rate_limit", error);
+    match config.on_store_error {
+        OnStoreError::Deny => rejected(Rejection::StoreUnavailable, None),
+        OnStoreError::Allow | OnStoreError::LocalFallback { .. } => start_for(call, None),
+    }
 }
 
 /// Asks the store about every policy that applies.
@@ -236,20 +250,20 @@ where
     rejected(rejection, Some(status))
 }
 
-/// `asked` is what the store was asked, if it came to that.
+/// What the store was asked, it has not decided.
 fn on_store_error<S, Q, F, P>(
     config: &Config,
     call: Call<S, Q>,
-    asked: Option<Asked>,
+    asked: Asked,
     error: &StoreError,
 ) -> State<S, Q, F, P>
 where
     S: Service<Request<Q>, Future = F>,
 {
     telemetry::store_failed("rate_limit", error);
-    match (config.on_store_error, &config.fallback, asked) {
-        (OnStoreError::Deny, ..) => rejected(Rejection::StoreUnavailable, None),
-        (OnStoreError::LocalFallback { shares }, Some(own), Some(asked))
+    match (config.on_store_error, &config.fallback) {
+        (OnStoreError::Deny, _) => rejected(Rejection::StoreUnavailable, None),
+        (OnStoreError::LocalFallback { shares }, Some(own))
             if Arc::ptr_eq(&asked.store, &config.store) =>
         {
             check(config, call, asked.shared_among(shares, own.clone()))

@@ -109,6 +109,9 @@ impl RateLimitLayer {
             if leases(&policy) && !config.policies.iter().any(leases) {
                 config.store = Arc::new(Leasing::over(config.store.clone()));
             }
+            if let Some(quotas) = policy.quotas() {
+                quotas.go_by(config.store.clock());
+            }
             config.policies.push(policy);
         })
     }

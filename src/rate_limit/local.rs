@@ -117,7 +117,7 @@ struct Batch {
 
 impl Leasing {
     pub(crate) fn over(store: Arc<dyn RateLimitStore>) -> Self {
-        Self::by(Clock::system(), store)
+        Self::by(store.clock(), store)
     }
 
     fn by(clock: Clock, store: Arc<dyn RateLimitStore>) -> Self {
@@ -459,6 +459,10 @@ impl RateLimitStore for Leasing {
 
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
         self.0.store.unban(charges)
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.clock.clone()
     }
 
     fn tasks(&self) -> Tasks {

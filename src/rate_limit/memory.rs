@@ -1,6 +1,7 @@
 //! Rate limits in this process's memory.
 
 use crate::{
+    clock::Clock,
     context::Context,
     expiring::{Entries, Expiring, Hashed, WhenFull},
     rate_limit::{
@@ -30,6 +31,7 @@ type Name = SmallVec<[u8; 96]>;
 #[derive(Debug)]
 pub struct MemoryStore {
     counts: Expiring<Held>,
+    clock: Clock,
     tasks: Tasks,
 }
 
@@ -57,7 +59,7 @@ impl MemoryStore {
         let may_evict = |held: &Held| held.mark == Mark::None && !held.exhausted;
         let when_full = WhenFull::EvictSoonestToExpire { may_evict };
         let counts = Expiring::new(context.clock.clone(), capacity, when_full);
-        Self { counts, tasks: context.tasks.clone() }
+        Self { counts, clock: context.clock.clone(), tasks: context.tasks.clone() }
     }
 
     /// `check.lua` says the same.
@@ -316,6 +318,10 @@ impl RateLimitStore for MemoryStore {
 
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
         StoreFuture::ready(self.set_ban(charges, 0))
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     fn tasks(&self) -> Tasks {

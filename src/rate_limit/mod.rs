@@ -97,7 +97,9 @@
 //!
 //! The store has 100 ms. If it fails or is too slow, the request is let through
 //! ([`OnStoreError::Allow`]), answered with 503 ([`OnStoreError::Deny`]), or counted in this process
-//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. A
+//! ([`OnStoreError::LocalFallback`]); it is never answered with 429 because of the store. Where it is the
+//! session that cannot be loaded, the policies [by user](by::user) do not apply and all others do, unless
+//! it is to be denied. A
 //! [`Policy::quota_lookup`] has another 100 ms before, and a refund for [`Policy::count_if`] has another
 //! 100 ms before the response goes out; if it fails, the request counts. What a hung server was asked it
 //! may still count when it goes on: each request once, and never again, since no call that charges is

@@ -1,7 +1,6 @@
 //! A named limit: how much, by which algorithm, and per what.
 
 use crate::{
-    clock::Clock,
     rate_limit::{
         ban_after::BanAfter,
         by::{self, KeyBy},
@@ -202,7 +201,7 @@ impl Policy {
         E: fmt::Display,
     {
         self.assert_quota("quota_lookup");
-        let quotas = Quotas::new(Clock::system(), id, lookup, valid_for);
+        let quotas = Quotas::new(id, lookup, valid_for);
         self.quotas = Some(Arc::new(quotas));
         self
     }

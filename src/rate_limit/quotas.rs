@@ -9,7 +9,13 @@ use crate::{
     telemetry,
 };
 use http::request::Parts;
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::timeout;
 
 /// How many ids' quotas are remembered: about 2 MB.
@@ -30,7 +36,8 @@ pub(crate) struct Quotas {
     id: Box<IdOf>,
     lookup: Box<Lookup>,
     valid_us: u64,
-    known: Expiring<Known>,
+    /// By the clock of the first layer's store.
+    known: OnceLock<Expiring<Known>>,
     flights: Flights<Option<Quota>>,
 }
 
@@ -60,7 +67,6 @@ pub(crate) struct Pending {
 
 impl Quotas {
     pub(crate) fn new<F, E>(
-        clock: Clock,
         id: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
         lookup: impl Fn(String) -> F + Send + Sync + 'static,
         valid_for: Duration,
@@ -77,9 +83,14 @@ impl Quotas {
             id: Box::new(id),
             lookup: Box::new(lookup),
             valid_us: u64::try_from(valid_for.as_micros()).unwrap_or(u64::MAX),
-            known: Expiring::new(clock, CAPACITY, WhenFull::EvictLeastRecentlyUsed),
+            known: OnceLock::new(),
             flights: Flights::default(),
         }
+    }
+
+    /// Decides by this clock how long a quota is valid, unless it does so by another already.
+    pub(crate) fn go_by(&self, clock: Clock) {
+        self.known_by(|| clock);
     }
 
     /// The quota of the request, if that is known; else its lookup, in a task of its own.
@@ -119,8 +130,17 @@ impl Quotas {
         Answer::Pending(Pending { quotas: self.clone(), key: key.into_owned(), flight })
     }
 
+    fn known(&self) -> &Expiring<Known> {
+        self.known_by(Clock::system)
+    }
+
+    fn known_by(&self, clock: impl FnOnce() -> Clock) -> &Expiring<Known> {
+        let when_full = WhenFull::EvictLeastRecentlyUsed;
+        self.known.get_or_init(|| Expiring::new(clock(), CAPACITY, when_full))
+    }
+
     fn fresh(&self, key: &str) -> Option<Option<Quota>> {
-        self.known.with(key, |entry| {
+        self.known().with(key, |entry| {
             let now = entry.now_us();
             entry.get().filter(|known| known.fresh_until > now).map(|known| known.quota)
         })
@@ -145,7 +165,7 @@ impl Quotas {
         quota: impl FnOnce(Option<Quota>) -> Option<Quota>,
         for_us: u64,
     ) -> Option<Quota> {
-        self.known.with(key, |entry| {
+        self.known().with(key, |entry| {
             let fresh_until = entry.now_us().saturating_add(for_us);
             let quota = quota(entry.get().and_then(|known| known.quota));
             // Where there is no room, it is looked up again.
@@ -197,7 +217,8 @@ mod tests {
                     std::future::ready(answer.lock().unwrap().clone())
                 }
             };
-            let quotas = Arc::new(Quotas::new(clock.clone(), id, lookup, MINUTE));
+            let quotas = Arc::new(Quotas::new(id, lookup, MINUTE));
+            quotas.go_by(clock.clone());
             Self { quotas, answer, asked, clock }
         }
 
@@ -251,7 +272,7 @@ mod tests {
         for n in 0..CAPACITY + 2_000 {
             database.quota(&format!("/{n}")).await;
         }
-        assert!(database.quotas.known.len() <= CAPACITY);
+        assert!(database.quotas.known().len() <= CAPACITY);
         let before = database.asked.load(SeqCst);
         let mut answers = Vec::new();
         for n in 0..1_000 {
@@ -269,7 +290,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_lookup_is_waited_for_once_and_its_answer_holds_when_it_comes() {
-        let (gold, clock) = (Quota::per_second(100), Clock::manual());
+        let gold = Quota::per_second(100);
         let asked = Arc::new(AtomicUsize::new(0));
         let lookup = {
             let asked = asked.clone();
@@ -281,7 +302,8 @@ mod tests {
                 }
             }
         };
-        let quotas = Arc::new(Quotas::new(clock, |_| Some("id".into()), lookup, MINUTE));
+        let quotas = Arc::new(Quotas::new(|_| Some("id".into()), lookup, MINUTE));
+        quotas.go_by(Clock::manual());
         let wait = Duration::from_millis(100);
         let [Answer::Pending(first), Answer::Pending(second)] =
             [(); 2].map(|()| quotas.of(&parts("/")))
@@ -299,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn a_lookup_that_panics_is_one_that_failed() {
         let lookup = |_| async { if true { panic!("boom") } else { Ok::<_, String>(None) } };
-        let quotas = Arc::new(Quotas::new(Clock::manual(), |_| Some("id".into()), lookup, MINUTE));
+        let quotas = Arc::new(Quotas::new(|_| Some("id".into()), lookup, MINUTE));
         assert_eq!(resolved(quotas.of(&parts("/"))).await, None);
         assert_eq!(quotas.flights.len(), 0);
     }

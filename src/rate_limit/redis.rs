@@ -1,6 +1,7 @@
 //! Rate limits in Redis: one script decides any number of policies.
 
 use crate::{
+    clock::Clock,
     connection::{Call, Connection, RedisContext, Script},
     rate_limit::{
         by_key::Left,
@@ -242,6 +243,10 @@ impl RateLimitStore for RedisStore {
             let keys: Vec<String> = of.iter().map(|charge| this.ban_key(charge)).collect();
             FORGET.keys(&keys)
         })
+    }
+
+    fn clock(&self) -> Clock {
+        self.redis.context.clock.clone()
     }
 
     fn tasks(&self) -> Tasks {

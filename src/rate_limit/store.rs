@@ -1,6 +1,7 @@
 //! What a rate limit asks of its store.
 
 use crate::{
+    clock::Clock,
     rate_limit::{
         ban_after::BanAfter, local::LocalLease, outcome::Verdict, policy::Policy, rule::Rule,
     },
@@ -55,6 +56,12 @@ pub trait RateLimitStore: Send + Sync + 'static {
     /// Ends bans, and forgets the denials that were counted towards one.
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()>;
 
+    /// The clock by which the layer decides what it remembers itself: quotas that were looked up.
+    /// Default: the system's.
+    fn clock(&self) -> Clock {
+        Clock::system()
+    }
+
     /// The tasks to renew and to give back leases in. Default: tasks that nobody waits for at a
     /// shutdown.
     fn tasks(&self) -> Tasks {
@@ -93,6 +100,10 @@ impl<T: RateLimitStore + ?Sized> RateLimitStore for Arc<T> {
 
     fn unban(&self, charges: &[Charge]) -> StoreFuture<()> {
         (**self).unban(charges)
+    }
+
+    fn clock(&self) -> Clock {
+        (**self).clock()
     }
 
     fn tasks(&self) -> Tasks {

@@ -19,6 +19,8 @@ on_every_backend! {
     a_lock_that_was_granted_too_late_is_given_back,
     names_that_differ_are_different_locks,
     a_ttl_out_of_bounds_is_refused_with_the_fix,
+    a_store_takes_the_longest_ttl_there_is_for_a_day,
+    a_guard_that_is_dropped_outside_of_the_runtime_releases,
 }
 
 async fn a_lock_has_one_holder_and_fences_rise_from_one_to_the_next(harness: Harness) {
@@ -155,6 +157,26 @@ async fn a_ttl_out_of_bounds_is_refused_with_the_fix(harness: Harness) {
         let store = error.store_error().unwrap();
         assert!(store.is_config() && store.to_string().contains("auto_renew"), "{store}");
     }
+}
+
+async fn a_store_takes_the_longest_ttl_there_is_for_a_day(harness: Harness) {
+    let [store, other] = two(&harness).await;
+    let day = Duration::from_secs(86_400);
+    let first = store.acquire("a", "token", Duration::MAX).await.unwrap();
+    assert!(matches!(first, Attempt::Acquired { .. }));
+    assert_eq!(other.acquire("a", "other", TTL).await.unwrap(), Attempt::Held { left: day });
+    harness.advance(day / 2);
+    assert!(store.renew("a", "token", Duration::MAX).await.unwrap());
+    assert_eq!(other.acquire("a", "other", TTL).await.unwrap(), Attempt::Held { left: day });
+}
+
+async fn a_guard_that_is_dropped_outside_of_the_runtime_releases(harness: Harness) {
+    let backends = two(&harness).await;
+    let [here, there] = locks(&backends);
+    let guard = here.lock("a").ttl(TTL).auto_renew().acquire().await.unwrap();
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    settle(&backends).await;
+    there.try_lock("a").await.unwrap().release().await.unwrap();
 }
 
 async fn an_operator_sees_who_holds_a_lock_and_may_take_it_away(harness: Harness) {

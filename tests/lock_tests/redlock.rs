@@ -15,18 +15,21 @@ use tokio::{runtime::Runtime, sync::Semaphore, task::JoinSet};
 use towerkeep::{
     Backend, Clock, StoreError, StoreFuture, Tasks,
     lock::{Attempt, LockStore, Redlock},
+    pubsub::Subscription,
 };
 
 const TTL: Duration = Duration::from_secs(30);
 
 /// A node that writes down what it did, and that hangs or fails when it is told to.
 #[derive(Clone)]
-struct Node {
+pub(super) struct Node {
     store: Backend,
     clock: Clock,
     calls: Arc<Mutex<Vec<&'static str>>>,
     answers: Arc<Semaphore>,
     down: Arc<AtomicBool>,
+    /// What was asked in vain while it was down.
+    missed: Arc<AtomicUsize>,
     /// How long each acquisition takes, by the clock.
     slow: Duration,
 }
@@ -39,6 +42,7 @@ impl Node {
             calls: Arc::default(),
             answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             down: Arc::default(),
+            missed: Arc::default(),
             slow: Duration::ZERO,
         }
     }
@@ -52,11 +56,11 @@ impl Node {
         self.answers.add_permits(Semaphore::MAX_PERMITS);
     }
 
-    fn down(&self, down: bool) {
+    pub(super) fn down(&self, down: bool) {
         self.down.store(down, SeqCst);
     }
 
-    fn calls(&self) -> Vec<&'static str> {
+    pub(super) fn calls(&self) -> Vec<&'static str> {
         self.calls.lock().unwrap().clone()
     }
 
@@ -71,6 +75,7 @@ impl Node {
         done: impl FnOnce(&Backend) -> StoreFuture<T>,
     ) -> StoreFuture<T> {
         if self.down.load(SeqCst) {
+            self.missed.fetch_add(1, SeqCst);
             return StoreFuture::ready(Err(StoreError::unavailable("the node is down")));
         }
         self.calls.lock().unwrap().push(verb);
@@ -100,6 +105,10 @@ impl LockStore for Node {
         self.answer("force_release", |store| store.force_release(name))
     }
 
+    fn watch(&self, name: &str) -> Option<Subscription> {
+        self.store.watch(name)
+    }
+
     fn clock(&self) -> Clock {
         self.store.clock()
     }
@@ -110,7 +119,7 @@ impl LockStore for Node {
 }
 
 /// Nodes by a clock that only the test moves. Whoever hangs is waited for only a moment.
-fn nodes<const N: usize>() -> ([Node; N], Clock, Redlock) {
+pub(super) fn nodes<const N: usize>() -> ([Node; N], Clock, Redlock) {
     let clock = Clock::manual();
     let nodes = std::array::from_fn(|_| Node::new(&clock));
     let locks = Redlock::new(nodes.clone()).unwrap().node_timeout(Duration::from_millis(300));
@@ -188,6 +197,43 @@ async fn a_minority_that_is_down_or_hangs_changes_nothing() {
     for node in &nodes {
         assert!(!node.is_held().await);
     }
+}
+
+#[tokio::test]
+async fn who_is_refused_by_a_majority_waits_for_no_other_and_releases_only_what_may_be_held() {
+    let (nodes, _, locks) = nodes::<5>();
+    let locks = locks.node_timeout(HOUR);
+    let holder = locks.lock("a").ttl(HOUR).acquire().await.unwrap();
+    all_hold(&nodes).await;
+    assert!(nodes[0].store.force_release("a").await.unwrap());
+    nodes[1].down(true);
+    nodes[0].hang();
+    let refused = locks.lock("a").ttl(HOUR).acquire();
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("three have said no");
+    assert!(refused.unwrap_err().is_contended());
+    nodes[0].wake();
+    assert_eq!(locks.shutdown(PATIENCE).await, 0);
+    assert_eq!(nodes[0].calls(), ["acquire", "acquire", "release"], "it has granted it");
+    assert_eq!(nodes[1].missed.load(SeqCst), 1, "it cannot hold what it was not asked for");
+    for node in &nodes[2..] {
+        assert_eq!(node.calls(), ["acquire", "acquire"], "it has refused it");
+    }
+    nodes[1].down(false);
+    holder.release().await.unwrap();
+    assert_eq!(nodes[1].calls(), ["acquire", "release"], "it holds it all the same");
+}
+
+#[tokio::test]
+async fn what_a_repair_has_taken_is_released() {
+    let (nodes, _, locks) = nodes::<3>();
+    nodes[2].down(true);
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    nodes[2].down(false);
+    guard.renew().await.unwrap();
+    all_hold(&nodes).await;
+    guard.release().await.unwrap();
+    assert_eq!(nodes[2].calls(), ["renew", "acquire", "release"]);
+    assert!(!nodes[2].is_held().await);
 }
 
 #[tokio::test]
@@ -378,7 +424,7 @@ fn end(start_us: u64, ttl_ms: u64) -> u64 {
 
 /// Those after the majority are late, and repairs are made behind the holder's back: what is down next
 /// must not depend on it.
-async fn all_hold(nodes: &[Node]) {
+pub(super) async fn all_hold(nodes: &[Node]) {
     for node in nodes {
         while !node.is_held().await {
             tokio::task::yield_now().await;

@@ -3,6 +3,7 @@
 use super::spy::{HOUR, PATIENCE, Spy, eventually, locks, settle, two_live};
 use crate::harness::Harness;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use towerkeep::lock::{Attempt, Guard, LockStore, Locks};
 
 on_every_backend! {
@@ -87,13 +88,13 @@ async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_as
     let spy = Spy::new(&backends[1]);
     let locks = Locks::new(spy.clone()).poll(HOUR);
     let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
-    let waiters = 8;
+    let (waiters, mut tasks) = (8, JoinSet::new());
     for waiter in 0..waiters {
         let (acquire, order) = (locks.lock("a").ttl(HOUR).wait(PATIENCE), order.clone());
         let mut acquire = Box::pin(acquire.acquire());
         // Polled once here, so that they line up in the order of their numbers.
         assert!(futures_util::poll!(&mut acquire).is_pending());
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let guard = acquire.await.unwrap();
             order.send(waiter).unwrap();
             guard.release().await.unwrap();
@@ -103,6 +104,9 @@ async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_as
     holder.release().await.unwrap();
     for waiter in 0..waiters {
         assert_eq!(served.recv().await, Some(waiter));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
     }
     // A release wakes the next one before or after its turn: once or twice for each.
     assert!(spy.acquires() <= 2 + 3 * waiters, "{} questions", spy.acquires());

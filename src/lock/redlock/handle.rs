@@ -6,17 +6,14 @@ use crate::{
         error::Error,
         guard::Guard,
         kind::Unfenced,
+        limits,
         locks::Locks,
-        policy,
         redlock::quorum::{Nodes, Quorum},
         store::LockStore,
     },
     store::StoreError,
 };
 use std::{fmt, sync::Arc, time::Duration};
-
-/// How often the first in line asks the nodes at the least.
-const POLL: Duration = Duration::from_millis(250);
 
 /// Named locks that a majority of independent stores grants ([Redlock]): held by one at a time for as
 /// long as no more than a minority of the stores fails, is paused or is cut off. A cheap clone; clones
@@ -53,15 +50,40 @@ const POLL: Duration = Duration::from_millis(250);
 /// [`node_timeout`](Redlock::node_timeout):
 ///
 /// - **Acquire.** More than half must grant it. If they do not, what was granted is released, also on
-///   nodes whose answer is late or lost, after it in order; a waiter tries again after a pause that is
-///   drawn at random and grows. The holder is certain of the TTL less 1% and 2 ms, counted from before
-///   the first question, and an acquisition that has less than
-///   [`min_validity`](Acquire::min_validity) left of it is given back.
+///   nodes whose answer is late or lost, after it in order. A waiter tries again when a majority of the
+///   nodes has hinted at a release since it asked last, or after a pause that is drawn at random and
+///   grows; so what those give back who got less than a majority wakes nobody while somebody holds the
+///   lock. The holder is certain of the TTL less 1% and 2 ms, counted from before the first question,
+///   and an acquisition that has less than [`min_validity`](Acquire::min_validity) left of it is given
+///   back.
 /// - **Renew.** More than half must still have held it. Then it is also taken on nodes that had lost
 ///   it, such as one that was restarted. If so many say that it is not ours that no majority is
 ///   possible, it is lost at once. Anything else is tried again until the deadline, and until then
 ///   nothing is released.
-/// - **Release.** To all nodes, again for up to 5 s where it fails; after that the TTL does it.
+/// - **Release.** To all nodes that may hold it, again for up to 5 s where it fails; after that the TTL
+///   does it.
+///
+/// # Who holds it
+///
+/// There is no `holder()`: nodes tell an owner and a fence of their own each, and not the token, by which
+/// alone it could be told whether it is the same one that holds a majority. For people, who can tell:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use towerkeep::{Backend, lock::{Locks, Redlock}};
+/// let nodes: Vec<_> = (0..3).map(|_| Backend::memory()).collect();
+/// let locks = Redlock::new(nodes.clone())?.owner("web-3, process 4711");
+/// let guard = locks.lock("report").acquire().await?;
+/// # locks.shutdown(std::time::Duration::from_secs(5)).await;
+/// for node in nodes {
+///     let holder = Locks::new(node).holder("report").await?;
+///     assert_eq!(holder.unwrap().owner.as_deref(), Some("web-3, process 4711"));
+/// }
+/// # guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # No fence
 ///
@@ -117,28 +139,35 @@ impl Redlock {
     /// [`StoreError::is_config`] unless there are 3 to 15.
     pub fn new<S: LockStore>(nodes: impl IntoIterator<Item = S>) -> Result<Self, StoreError> {
         let nodes: Nodes = nodes.into_iter().map(|node| Arc::new(node) as _).collect();
-        policy::node_count(nodes.len())?;
+        limits::node_count(nodes.len())?;
         Ok(Self::over(Quorum::new(nodes)))
     }
 
     fn over(quorum: Quorum) -> Self {
         let quorum = Arc::new(quorum);
-        Self { locks: Locks::of(quorum.clone()).poll(POLL), quorum }
+        Self { locks: Locks::of(quorum.clone()), quorum }
     }
 
     /// How long a verb waits for the answer of a node before it goes on without: it should be far
-    /// below the TTL, and is never more than a quarter of it. What comes later is not counted, but
-    /// released in the end. Default: a tenth of the TTL, from 5 ms to 250 ms.
+    /// below the TTL, and is never more than a quarter of it, nor less than 1 ms. What comes
+    /// later is not counted, but released in the end. Default: a tenth of the TTL, from 5 ms to 250 ms.
     pub fn node_timeout(self, timeout: Duration) -> Self {
         let Self { locks, quorum } = self;
         let quorum = Arc::new(quorum.with_timeout(timeout));
         Self { locks: locks.over(quorum.clone()), quorum }
     }
 
-    /// How often the first in line asks the nodes, at the least; it begins with 10 ms and doubles, each
-    /// time drawn at random between half of it and it. At least 10 ms. Default: 250 ms.
+    /// How often the first in line asks the nodes, should no hint wake it: it begins with 10 ms and
+    /// doubles up to this, each time drawn at random between half of it and it. At least 10 ms.
+    /// Default: 1 s.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.locks = self.locks.poll(interval);
+        self
+    }
+
+    /// As [`Locks::owner`]: each node's own [`Locks::holder`] shows it. Default: nothing is said.
+    pub fn owner(mut self, description: impl AsRef<str>) -> Self {
+        self.locks = self.locks.owner(description);
         self
     }
 

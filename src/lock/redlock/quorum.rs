@@ -5,12 +5,14 @@ use crate::{
     lease::release_within,
     lock::{
         claim::MIDDLEWARE,
-        policy::{self, Attempt},
+        limits,
+        policy::Attempt,
         redlock::{
             lane::{Answers, Lane, ask},
-            tally::Tally,
+            tally::{Tally, majority},
         },
         store::LockStore,
+        watch::Watch,
     },
     store::{StoreError, StoreFuture},
     tasks::Tasks,
@@ -40,26 +42,32 @@ impl Quorum {
 
     /// What one attempt asks with.
     pub(in crate::lock) fn round(self: &Arc<Self>) -> Round {
-        let lanes = self.nodes.iter().cloned().map(Lane::new).collect();
+        let lanes = self.nodes.iter().map(|node| Arc::new(Lane::new(node.clone()))).collect();
         Round { quorum: self.clone(), lanes }
     }
 
+    /// One release is a hint of each node, so a majority of them says that a lock is free.
+    pub(in crate::lock) fn watch(&self, id: &str) -> Option<Watch> {
+        let hints = self.nodes.iter().filter_map(|node| node.watch(id));
+        Watch::over(hints, majority(self.nodes.len()))
+    }
+
     fn timeout(&self, ttl: Duration) -> Duration {
-        policy::node_timeout(self.timeout, ttl)
+        limits::node_timeout(self.timeout, ttl)
     }
 }
 
 /// One attempt: it has the lanes to itself, and its token.
 pub(in crate::lock) struct Round {
     quorum: Arc<Quorum>,
-    lanes: Arc<[Lane]>,
+    lanes: Arc<[Arc<Lane>]>,
 }
 
 impl Round {
     fn ask<T: Send + 'static>(
         &self,
         within: Duration,
-        verb: impl Fn(&dyn LockStore) -> StoreFuture<T> + Clone + Send + 'static,
+        verb: impl Fn(&Lane) -> StoreFuture<T> + Clone + Send + 'static,
     ) -> Answers<T> {
         let until = Instant::now() + within;
         ask(&self.lanes, &self.quorum.tasks, until, verb, |_, _| ready(()))
@@ -69,17 +77,17 @@ impl Round {
         Self { quorum: self.quorum.clone(), lanes: self.lanes.clone() }
     }
 
-    /// Releases what may or may not be held, and lets the lanes go on trying where that fails.
+    /// Releases what may be held, and lets the lanes go on trying where that fails.
     fn give_up(&self, name: &str, token: &str, ttl: Duration) -> Answers<bool> {
         let (name, token): (Arc<str>, Arc<str>) = (name.into(), token.into());
         let until = Instant::now() + self.quorum.timeout(ttl);
         let (again, its) = (name.clone(), token.clone());
-        let release = move |node: &dyn LockStore| node.release(&name, &token);
-        let insist = move |node: Arc<dyn LockStore>, error: Option<StoreError>| {
+        let release = move |lane: &Lane| lane.release(&name, &token);
+        let insist = move |lane: Arc<Lane>, error: Option<StoreError>| {
             let (name, token) = (again.clone(), its.clone());
             async move {
                 if error.is_some_and(|error| error.is_unavailable() || error.is_timeout()) {
-                    release_within(ttl, MIDDLEWARE, || node.release(&name, &token)).await;
+                    release_within(ttl, MIDDLEWARE, || lane.release(&name, &token)).await;
                 }
             }
         };
@@ -90,8 +98,8 @@ impl Round {
     fn repair(&self, lost: BTreeSet<usize>, name: &str, token: &str, ttl: Duration) {
         for index in lost {
             let (name, token) = (name.to_owned(), token.to_owned());
-            self.lanes[index].run(&self.quorum.tasks, move |node| async move {
-                if let Err(error) = node.acquire(&name, &token, ttl).await {
+            self.lanes[index].run(&self.quorum.tasks, move |lane| async move {
+                if let Err(error) = lane.acquire(&name, &token, ttl).await {
                     telemetry::store_failed(MIDDLEWARE, &error);
                 }
             });
@@ -105,13 +113,13 @@ impl LockStore for Round {
         let (round, within) = (self.again(), self.quorum.timeout(ttl));
         let mut answers = self.ask(within, {
             let (name, token) = (name.clone(), token.clone());
-            move |node| node.acquire(&name, &token, ttl)
+            move |lane| lane.acquire(&name, &token, ttl)
         });
         StoreFuture::boxed(async move {
             let mut tally = Tally::new(round.lanes.len());
             while let Some((_, answer)) = answers.next().await {
                 tally.count(seen(answer));
-                if tally.is_won() || tally.is_hopeless() {
+                if tally.is_decided() {
                     break;
                 }
             }
@@ -128,7 +136,7 @@ impl LockStore for Round {
         let (round, within) = (self.again(), self.quorum.timeout(ttl));
         let mut answers = self.ask(within, {
             let (name, token) = (name.clone(), token.clone());
-            move |node| node.renew(&name, &token, ttl)
+            move |lane| lane.renew(&name, &token, ttl)
         });
         StoreFuture::boxed(async move {
             let mut tally = Tally::new(round.lanes.len());
@@ -147,7 +155,7 @@ impl LockStore for Round {
     }
 
     fn release(&self, name: &str, token: &str) -> StoreFuture<bool> {
-        let ttl = policy::MAX_TTL;
+        let ttl = limits::MAX_TTL;
         let (nodes, within) = (self.lanes.len(), self.quorum.timeout(ttl));
         let mut answers = self.give_up(name, token, ttl);
         StoreFuture::boxed(async move {
@@ -161,8 +169,8 @@ impl LockStore for Round {
 
     fn force_release(&self, name: &str) -> StoreFuture<bool> {
         let (name, nodes): (Arc<str>, _) = (name.into(), self.lanes.len());
-        let within = self.quorum.timeout(policy::MAX_TTL);
-        let mut answers = self.ask(within, move |node| node.force_release(&name));
+        let within = self.quorum.timeout(limits::MAX_TTL);
+        let mut answers = self.ask(within, move |lane| lane.force_release(&name));
         StoreFuture::boxed(async move {
             let mut tally = Tally::new(nodes);
             while let Some((_, answer)) = answers.next().await {

@@ -49,9 +49,10 @@ impl Tally {
         self.ayes >= majority(self.nodes)
     }
 
-    /// So many failed that the others cannot be more than half, whatever they say.
-    pub(super) fn is_hopeless(&self) -> bool {
-        self.beyond_reach(self.failed)
+    /// Whoever has not answered yet cannot change what an attempt comes to.
+    pub(super) fn is_decided(&self) -> bool {
+        let refused = self.is_lost() && !self.beyond_reach(self.without_answer());
+        self.is_won() || refused || self.beyond_reach(self.failed)
     }
 
     /// So many said no that the others cannot be more than half, whatever those say that failed.
@@ -64,7 +65,7 @@ impl Tally {
         if self.is_won() {
             return Ok(Attempt::Acquired { fence: 0 });
         }
-        if self.beyond_reach(self.nodes - self.ayes - self.noes.len()) {
+        if self.beyond_reach(self.without_answer()) {
             return Err(self.failure(within));
         }
         // Free when so many of those who refused have let go that they make the majority.
@@ -81,6 +82,11 @@ impl Tally {
             (_, true) => Ok(false),
             _ => Err(self.failure(within)),
         }
+    }
+
+    /// Failed, or has not answered.
+    fn without_answer(&self) -> usize {
+        self.nodes - self.ayes - self.noes.len()
     }
 
     fn beyond_reach(&self, against: usize) -> bool {
@@ -164,6 +170,23 @@ mod tests {
             }
         }
 
+        /// Those who are silent may say what they will: what is decided is decided.
+        #[test]
+        fn what_is_decided_stays_so(votes in votes(), rest in votes()) {
+            prop_assume!(tally(&votes).is_decided());
+            let mut rest = rest.into_iter().cycle();
+            let later = votes.iter().map(|vote| match vote {
+                Vote::Silent => rest.next().unwrap_or(Vote::Silent),
+                told => *told,
+            });
+            let kind = |votes: &[Vote]| match tally(votes).attempt(Duration::ZERO) {
+                Ok(Attempt::Acquired { .. }) => "acquired",
+                Ok(Attempt::Held { .. }) => "held",
+                Err(_) => "failed",
+            };
+            prop_assert_eq!(kind(&votes), kind(&later.collect::<Vec<_>>()));
+        }
+
         /// No two can each have more than half, and who is told that it is lost could not be.
         #[test]
         fn two_never_win_and_a_loss_is_certain(votes in votes()) {
@@ -191,10 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn it_is_hopeless_when_those_who_do_not_fail_do_not_suffice() {
+    fn it_is_decided_when_those_who_are_silent_do_not_matter() {
         use Vote::{Fails, No, Silent, Yes};
-        assert!(!tally(&[No(1), Fails, Fails, No(1), Silent]).is_hopeless());
-        assert!(tally(&[Fails, Fails, Fails, Silent, Silent]).is_hopeless());
+        assert!(!tally(&[No(1), Fails, Fails, No(1), Silent]).is_decided());
+        assert!(tally(&[Fails, Fails, Fails, Silent, Silent]).is_decided());
+        assert!(tally(&[No(1), No(1), No(1), Silent, Silent]).is_decided());
+        assert!(!tally(&[No(1), No(1), Silent, Silent]).is_decided(), "both may fail yet");
         assert!(!tally(&[No(1), Fails, No(1), Yes, Yes]).is_lost());
         assert!(tally(&[No(1), No(1), No(1), Yes, Yes]).is_lost());
     }
