@@ -249,7 +249,7 @@ impl<B: Body> fmt::Debug for ResponseBody<B> {
 }
 
 /// The hint of a body with that many bytes before it.
-fn longer(hint: SizeHint, by: u64) -> SizeHint {
+pub(crate) fn longer(hint: SizeHint, by: u64) -> SizeHint {
     let mut longer = SizeHint::new();
     if let Some(upper) = hint.upper().and_then(|upper| upper.checked_add(by)) {
         longer.set_upper(upper);
@@ -280,8 +280,15 @@ impl Full {
         self.data.is_empty() && self.trailers.is_none()
     }
 
+    /// Not exact before trailers: HTTP/1 sends them only after a body whose length it does not announce.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.len() as u64)
+        let length = self.data.len() as u64;
+        if self.trailers.is_none() {
+            return SizeHint::with_exact(length);
+        }
+        let mut hint = SizeHint::new();
+        hint.set_lower(length);
+        hint
     }
 }
 
@@ -475,7 +482,7 @@ mod tests {
         trailers.insert("x-sum", "7".parse().unwrap());
         let body: RequestBody<WholeBody<Bytes>> =
             RequestBody::buffered(Bytes::from_static(b"abc"), Some(trailers));
-        assert_eq!(body.size_hint().exact(), Some(3));
+        assert_eq!((body.size_hint().lower(), body.size_hint().exact()), (3, None));
         let read = body.collect().await.unwrap();
         assert_eq!(read.trailers().unwrap()["x-sum"], "7");
         assert_eq!(read.to_bytes(), "abc");

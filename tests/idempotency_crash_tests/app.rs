@@ -176,9 +176,10 @@ impl IdempotencyStore for Site {
     }
 
     fn abandon(&self, claim: &Claim) -> StoreFuture<bool> {
-        let abandoned = self.store.abandon(claim);
+        let (site, claim) = (self.clone(), claim.clone());
         StoreFuture::boxed(async move {
-            let abandoned = abandoned.await;
+            site.stop("before_abandon").await;
+            let abandoned = site.store.abandon(&claim).await;
             println!("ABANDONED {abandoned:?}");
             abandoned
         })
