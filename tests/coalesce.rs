@@ -62,6 +62,8 @@ on_every_backend! {
     nested_in_itself_a_layer_does_not_wait_for_itself,
     a_server_that_vanished_is_waited_for_until_its_lease_ends,
     what_landed_is_for_those_who_followed_it,
+    those_who_follow_are_told_how_old_the_answer_is,
+    no_duration_is_too_long,
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -114,6 +116,10 @@ async fn page(State(page): State<Page>, Path(what): Path<String>, request: Reque
         "limited" => (StatusCode::TOO_MANY_REQUESTS, text).into_response(),
         "stream" => Body::from_stream(stream::iter([Ok::<_, Infallible>(text)])).into_response(),
         "large" => (text + &" ".repeat(300_000)).into_response(),
+        "aged" => {
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+            ([(header::AGE, "500"), (header::DATE, date)], text).into_response()
+        }
         "session" => {
             request.extensions().get::<SessionTouched>().unwrap().set();
             text.into_response()
@@ -297,9 +303,11 @@ async fn what_is_for_one_alone_sends_those_who_wait_to_the_handler(harness: Harn
 }
 
 async fn requests_of_strangers_are_never_one(harness: Harness) {
-    let page = Page::waiting(9);
+    let page = Page::waiting(11);
     let ([app, _], _) = fleet(&harness, &page, |layer| {
         let tenant = HeaderName::from_static("x-tenant");
+        // Two that are taken for one would wait for longer than this test.
+        let layer = layer.wait(PATIENCE * 10);
         layer.vary_by([header::ACCEPT]).key(move |parts| {
             let tenant = parts.headers.get(&tenant).map(|value| value.to_str().ok());
             Some(tenant.flatten().unwrap_or_default().to_owned())
@@ -323,23 +331,26 @@ async fn requests_of_strangers_are_never_one(harness: Harness) {
         &[("x-tenant", "a")],
         &[("x-tenant", "b")],
         &[("accept", "text/html")],
+        // The answer is a part, or none: not for one who asked for the whole.
+        &[("range", "bytes=0-1")],
+        &[("if-none-match", "\"a\"")],
     ] {
         requests.spawn(on_its_way(&app, with(headers)).await);
     }
     let mut head = ask("/page");
     *head.method_mut() = http::Method::HEAD;
     requests.spawn(on_its_way(&app, head).await);
-    while page.runs() < 9 {
+    while page.runs() < 11 {
         timeout(PATIENCE, page.started.notified()).await.expect("each has its own run");
     }
     // One that differs in nothing that counts shares.
     let same = on_its_way(&app, with(&[("user-agent", "another")])).await;
-    page.gate.add_permits(9);
+    page.gate.add_permits(11);
     assert!(same.await.1);
     while let Some(answer) = requests.join_next().await {
         assert!(!answer.unwrap().1);
     }
-    assert_eq!(page.runs(), 9);
+    assert_eq!(page.runs(), 11);
 }
 
 async fn whoever_comes_after_the_answer_leads_anew(harness: Harness) {
@@ -368,10 +379,13 @@ async fn nobody_waits_longer_than_the_wait(harness: Harness) {
     assert_eq!(leader.await.unwrap().0, "run 1");
 
     let page = Page::waiting(1);
-    let ([app, _], _) = fleet(&harness, &page, |layer| layer.max_waiters(0)).await;
-    let leader = tokio::spawn(on_its_way(&app, ask("/page")).await);
+    let (apps, _) = fleet(&harness, &page, |layer| layer.max_waiters(0)).await;
+    let leader = tokio::spawn(on_its_way(&apps[0], ask("/page")).await);
     page.started.notified().await;
-    assert_eq!(answer(&app, ask("/page")).await.0, "run 2", "there is no room to wait");
+    for (app, run) in apps.iter().zip(["run 2", "run 3"]) {
+        let alone = timeout(PATIENCE / 2, answer(app, ask("/page"))).await;
+        assert_eq!(alone.expect("there is no room to wait").0, run);
+    }
     leader.abort();
 }
 
@@ -439,6 +453,37 @@ async fn what_landed_is_for_those_who_followed_it(harness: Harness) {
     harness.advance(LEASE);
     let later = another.join(&follower, Some("first"), LEASE).await.unwrap();
     assert_eq!(later, Joined::Lead, "it is not kept for long");
+}
+
+/// Or a cache on their way would keep it for longer than that of the leader.
+async fn those_who_follow_are_told_how_old_the_answer_is(harness: Harness) {
+    let page = Page::waiting(1);
+    let ([app, _], _) = fleet(&harness, &page, |layer| layer).await;
+    let mut requests = [(); 2].map(|()| app.clone().oneshot(ask("/aged")).boxed());
+    for request in &mut requests {
+        assert!(poll!(request).is_pending());
+    }
+    page.gate.add_permits(1);
+    let [leader, follower] = requests;
+    let (leader, follower) = tokio::join!(leader, follower);
+    let (leader, follower) = (leader.unwrap(), follower.unwrap());
+    assert!(follower.extensions().get::<Coalesced>().is_some());
+    for name in [header::AGE, header::DATE] {
+        assert_eq!(leader.headers().get(&name), follower.headers().get(&name), "{name}");
+    }
+}
+
+async fn no_duration_is_too_long(harness: Harness) {
+    let (first, second) = (Flight::new("id", "first"), Flight::new("id", "second"));
+    for long in [Duration::MAX, Duration::from_micros(u64::MAX), Duration::from_millis(u64::MAX)] {
+        assert_eq!(harness.join(&first, None, long).await.unwrap(), Joined::Lead, "{long:?}");
+        assert!(CoalesceStore::renew(&harness.backend, &first, long).await.unwrap());
+        let joined = harness.join(&second, None, long).await.unwrap();
+        assert!(matches!(joined, Joined::Follow { left, .. } if left > LEASE), "{joined:?}");
+        assert!(harness.land(&first, "answer".into(), long).await.unwrap());
+        let landed = harness.join(&second, Some("first"), long).await.unwrap();
+        assert_eq!(landed, Joined::Landed("answer".into()));
+    }
 }
 
 const CHILD: &str = "server";

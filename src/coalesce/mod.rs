@@ -12,7 +12,8 @@
 //! 4. Else it **follows**: it waits, at most [5 s](CoalesceLayer::wait), and gets the leader's answer,
 //!    with [`Coalesced`] in the extensions of the response.
 //! 5. An answer that is not for all sends the followers to the handler, each by itself: one with
-//!    `Set-Cookie`, `Cache-Control: no-store`, or `private` if nobody is known to ask; of a request that
+//!    `Set-Cookie`, `Cache-Control: no-store`, or `private` unless a `UserId`, a cookie or an
+//!    `Authorization` says that all of them are one user; of a request that
 //!    touched its session; with a `Vary` on what did not count; 401, 403, 407, 408, 425 and 429; one
 //!    larger than [256 KiB](CoalesceLayer::answer_limit) or **of unknown length**, such as a stream,
 //!    which its own client sees as it comes.
