@@ -11,6 +11,7 @@ use crate::{
     support::{
         http::{client::HttpClient, server::HttpServer},
         process::{self, ChildApp},
+        proxy::FaultProxy,
         server::RedisServer,
     },
 };
@@ -35,7 +36,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Notify, Semaphore},
@@ -484,6 +485,69 @@ async fn no_duration_is_too_long(harness: Harness) {
         let landed = harness.join(&second, Some("first"), long).await.unwrap();
         assert_eq!(landed, Joined::Landed("answer".into()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_asks_twice_and_of_those_who_follow_one_of_each_other_process_asks_three_times() {
+    let redis = RedisServer::start();
+    let proxies = [(); 2].map(|()| FaultProxy::start(redis.port()));
+    let [here, there] = proxies.each_ref().map(|proxy| Backend::redis(proxy.url()));
+    let (here, there) = (here.await.unwrap(), there.await.unwrap());
+    let (page, spy) = (Page::waiting(0), Spy::over(there.clone()));
+    let [near, far] = [CoalesceLayer::new(here.clone()), CoalesceLayer::new(spy.clone())];
+    // Nobody's renewals are among what is counted.
+    let [near, far] = [near, far].map(|layer| page.app(layer.wait(PATIENCE).lease(LEASE * 10)));
+    answer(&near, ask("/the-scripts-are-known")).await;
+    assert_eq!(here.shutdown(PATIENCE).await, 0);
+
+    let alone = async {
+        answer(&near, ask("/page")).await;
+        assert_eq!(here.shutdown(PATIENCE).await, 0);
+    };
+    assert_eq!(proxies[0].turns_of(alone).await.1, 2);
+
+    page.waits.store(1, SeqCst);
+    let followed_here = async {
+        let leader = on_its_way(&near, ask("/page")).await;
+        let leader = tokio::spawn(leader);
+        page.started.notified().await;
+        let followers =
+            [on_its_way(&near, ask("/page")).await, on_its_way(&near, ask("/page")).await];
+        page.gate.add_permits(1);
+        assert!(!leader.await.unwrap().1);
+        for follower in followers {
+            assert!(follower.await.1);
+        }
+        assert_eq!(here.shutdown(PATIENCE).await, 0);
+    };
+    while page.started.notified().now_or_never().is_some() {}
+    assert_eq!(proxies[0].turns_of(followed_here).await.1, 2);
+
+    page.waits.store(1, SeqCst);
+    proxies.iter().for_each(FaultProxy::reset);
+    let leader = tokio::spawn(on_its_way(&near, ask("/page")).await);
+    page.started.notified().await;
+    let began = Instant::now();
+    let mut followers = JoinSet::new();
+    for _ in 0..3 {
+        followers.spawn(on_its_way(&far, ask("/page")).await);
+    }
+    // When it comes, and when it has subscribed.
+    while proxies[1].count("EVALSHA") < 2 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", proxies[1].counts());
+        sleep(Duration::from_millis(1)).await;
+    }
+    page.gate.add_permits(1);
+    assert!(!leader.await.unwrap().1);
+    while let Some(follower) = followers.join_next().await {
+        assert!(follower.unwrap().1);
+    }
+    assert_eq!([here.shutdown(PATIENCE).await, there.shutdown(PATIENCE).await], [0, 0]);
+    assert_eq!(proxies[0].count("EVALSHA"), 2, "it matters to nobody how many follow");
+    // And after the hint. Whoever is slow looks in between.
+    let looks = began.elapsed().as_millis() as usize / 400;
+    let (asked, subscribed) = (proxies[1].count("EVALSHA"), proxies[1].count("SUBSCRIBE"));
+    assert!((3..=3 + looks).contains(&asked) && subscribed == 1, "{asked} {subscribed}");
 }
 
 const CHILD: &str = "server";

@@ -22,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header::RETRY_AFTER};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -87,6 +87,7 @@ on_every_backend! {
     keys_of_different_scopes_have_nothing_to_do_with_each_other,
     every_run_of_a_request_has_the_same_downstream_key_and_a_higher_fence,
     a_plain_service_is_guarded_over_http_2,
+    two_plain_services_have_settings_of_their_own_over_one_backend,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -808,26 +809,38 @@ async fn the_last_byte_of_a_known_length_is_sent_when_it_is_recorded(harness: Ha
 }
 
 #[tokio::test]
-async fn trailers_reach_a_client_of_http_1_as_well() {
+async fn trailers_are_sent_and_replayed_over_http_1_and_2_however_the_body_comes() {
+    fn frames() -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        let frames = ["bo", "dy"].map(|data| Frame::data(Bytes::from(data)));
+        stream::iter(frames.into_iter().chain([Frame::trailers(trailers)]).map(Ok))
+    }
+    let announced = [("trailer", "x-sum")];
+    let at_once = async move || (announced, Body::new(StreamBody::new(frames())));
+    let bit_by_bit = async move || {
+        let frames = frames().then(async |frame| {
+            tokio::task::yield_now().await;
+            frame
+        });
+        (announced, Body::new(StreamBody::new(Box::pin(frames))))
+    };
     let app: Router = Router::new()
-        .route(
-            "/",
-            post(async || {
-                let mut trailers = HeaderMap::new();
-                trailers.insert("x-sum", "7".parse().unwrap());
-                let frames = [Frame::data(Bytes::from("body")), Frame::trailers(trailers)];
-                let frames = stream::iter(frames.map(Ok::<_, Infallible>));
-                ([("trailer", "x-sum")], Body::new(StreamBody::new(frames)))
-            }),
-        )
+        .route("/at-once", post(at_once))
+        .route("/bit-by-bit", post(bit_by_bit))
         .layer(IdempotencyLayer::new(MemoryStore::default()).insecure_unscoped());
     let server = HttpServer::start(app).await;
-    for replayed in [None, Some("true")] {
-        let request = Request::post(server.url("/")).header("idempotency-key", "\"k\"");
-        let request = request.header("te", "trailers").body(Body::empty()).unwrap();
-        let reply = HttpClient::http1().send(request).await;
-        assert_eq!((reply.text(), reply.header("idempotent-replayed")), ("body", replayed));
-        assert_eq!(reply.trailers.as_ref().unwrap()["x-sum"], "7");
+    for (http, client) in [("h1", HttpClient::http1()), ("h2", HttpClient::http2())] {
+        for path in ["/at-once", "/bit-by-bit"] {
+            for replayed in [None, Some("true")] {
+                let request = Request::post(server.url(path)).header("te", "trailers");
+                let request = request.header("idempotency-key", format!("\"{http}{path}\""));
+                let reply = client.send(request.body(Body::empty()).unwrap()).await;
+                assert_eq!((reply.text(), reply.header("idempotent-replayed")), ("body", replayed));
+                let trailers = reply.trailers.as_ref().expect("trailers are sent");
+                assert_eq!(trailers["x-sum"], "7", "{http} {path}");
+            }
+        }
     }
 }
 
@@ -1250,6 +1263,48 @@ async fn a_plain_service_is_guarded_over_http_2(harness: Harness) {
     assert_eq!(runs.load(SeqCst), 2);
 }
 
+/// Each with a layer of its own, as axum has it with its routes.
+async fn two_plain_services_have_settings_of_their_own_over_one_backend(harness: Harness) {
+    type Asked = http::Request<RequestBody<Full<Bytes>>>;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let seen = runs.clone();
+    let inner = service_fn(move |_: Asked| {
+        let run = seen.fetch_add(1, SeqCst) + 1;
+        async move { Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from(format!("{run}")))) }
+    });
+    let layer = IdempotencyLayer::new(harness.backend.clone());
+    let open = layer.clone().layer(inner.clone());
+    let strict = layer.lenient().require(Method::POST).layer(inner);
+    let service = service_fn(move |request: http::Request<Full<Bytes>>| {
+        let strict_path = request.uri().path() == "/strict";
+        let service = if strict_path { strict.clone() } else { open.clone() };
+        service.oneshot(request)
+    });
+    let ask = async |path: &str, key: Option<&str>| {
+        let mut request = http::Request::post(path).extension(UserId::new("alice"));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response =
+            service.clone().oneshot(request.body(Full::default()).unwrap()).await.unwrap();
+        let replayed = response.headers().contains_key("idempotent-replayed");
+        (response.status().as_u16(), replayed)
+    };
+    for (path, key, found) in [
+        ("/open", None, (200, false)),
+        ("/open", Some("bare"), (400, false)),
+        ("/open", Some("\"k\""), (200, false)),
+        ("/open", Some("\"k\""), (200, true)),
+        ("/strict", None, (400, false)),
+        ("/strict", Some("bare"), (200, false)),
+        ("/strict", Some("\"bare\""), (200, true)),
+        ("/strict", Some("\"k\""), (422, false)),
+    ] {
+        assert_eq!(ask(path, key).await, found, "{path} {key:?}");
+    }
+    assert_eq!(runs.load(SeqCst), 3);
+}
+
 fn memory_app(layer: impl FnOnce(IdempotencyLayer) -> IdempotencyLayer) -> (Shop, Router) {
     let shop = Shop::default();
     let app = shop.router(layer(IdempotencyLayer::new(MemoryStore::default())));
@@ -1508,4 +1563,30 @@ async fn a_run_is_two_round_trips_and_a_replay_one() {
     let keyless = Request::post("/pay").body(Body::empty()).unwrap();
     let (_, turns) = proxy.turns_of(send(&app, keyless)).await;
     assert_eq!(turns, 0);
+}
+
+#[tokio::test]
+async fn a_renewal_and_each_verb_of_an_operator_is_one_round_trip() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let backend = Backend::redis(proxy.url()).await.unwrap();
+    let layer = IdempotencyLayer::new(backend.clone());
+    let (app, records) = (Shop::default().router(layer.clone()), layer.records());
+    let claim = Claim::new("id", "token");
+    for round in ["the scripts are known after it", "counted"] {
+        send(&app, keyed("/pay", "k", "order")).await;
+        let mut turns = Vec::new();
+        turns.push(
+            proxy.turns_of(backend.renew(&claim, Terms::new(LEASE, LEASE)).map(drop)).await.1,
+        );
+        turns.push(proxy.turns_of(records.get("alice", "k").map(drop)).await.1);
+        turns.push(proxy.turns_of(records.answer("alice", "k").map(drop)).await.1);
+        let answer = http::Response::new(Bytes::new());
+        let settled = records.force_complete("alice", "k", answer).map(drop);
+        turns.push(proxy.turns_of(settled).await.1);
+        turns.push(proxy.turns_of(records.forget("alice", "k").map(drop)).await.1);
+        if round == "counted" {
+            assert_eq!(turns, [1; 5]);
+        }
+    }
 }

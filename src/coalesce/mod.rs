@@ -56,9 +56,11 @@
 //! `<prefix>:coalesce:{<id>}` is the token of who makes an answer, where the id is 128 bits of a hash over
 //! what is asked for; its TTL is the lease. `<prefix>:coalesce:{<id>}:<token>` is what that one left, for
 //! 2 s: only those name it who waited. The end is published, as an empty message, to the channel
-//! `<prefix>:coalesce:{<id>}:end`. One who leads costs a round trip before its handler, and one after
-//! its answer was sent; of the followers only one in each process asks Redis: once when it comes,
-//! once after the hint, and every 400 ms.
+//! `<prefix>:coalesce:{<id>}:end`. One who leads costs a round trip before its handler, one after its
+//! answer was sent, and one for each third of the lease in between. Of the followers only one in each
+//! other process asks Redis: when it comes, when it has subscribed to the hints (which is a round trip,
+//! too, on the connection for hints), after the hint, and every 400 ms until then. The rest, and those in
+//! the leader's own process, cost nothing.
 //!
 //! [`CoalesceLayer::local`] does without Redis, which is enough where N handlers for N servers are few.
 //!
