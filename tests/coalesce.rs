@@ -54,6 +54,7 @@ use towerkeep::{
 on_every_backend! {
     of_64_identical_reads_on_two_servers_one_runs,
     a_leader_whose_client_leaves_is_replaced_by_one_who_waits,
+    a_leader_is_followed_for_as_long_as_its_handler_runs,
     a_panic_is_the_leaders_alone,
     what_is_for_one_alone_sends_those_who_wait_to_the_handler,
     requests_of_strangers_are_never_one,
@@ -68,6 +69,8 @@ on_every_backend! {
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Who waits in vain waits for longer than a test does.
+const LONG: Duration = Duration::from_secs(120);
 const LEASE: Duration = Duration::from_secs(30);
 
 /// A handler that counts its runs; the first ones wait at a gate.
@@ -159,11 +162,13 @@ struct Spy {
     inner: Backend,
     followed: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
+    renewed: Arc<Notify>,
 }
 
 impl Spy {
     fn over(inner: Backend) -> Self {
-        Self { inner, followed: Arc::new(Semaphore::new(0)), failing: Arc::default() }
+        let (followed, failing) = (Arc::new(Semaphore::new(0)), Arc::default());
+        Self { inner, followed, failing, renewed: Arc::default() }
     }
 
     async fn is_followed(&self) {
@@ -194,7 +199,13 @@ impl CoalesceStore for Spy {
     }
 
     fn renew(&self, flight: &Flight, lease: Duration) -> StoreFuture<bool> {
-        CoalesceStore::renew(&self.inner, flight, lease)
+        let (renewed, tell) =
+            (CoalesceStore::renew(&self.inner, flight, lease), self.renewed.clone());
+        StoreFuture::boxed(async move {
+            let renewed = renewed.await;
+            tell.notify_one();
+            renewed
+        })
     }
 
     fn land(&self, flight: &Flight, outcome: Bytes, linger: Duration) -> StoreFuture<bool> {
@@ -222,7 +233,7 @@ async fn fleet(
 ) -> ([Router; 2], Spy) {
     let [one, two] = harness.two_live().await;
     let spy = Spy::over(two);
-    let wait = |layer: CoalesceLayer| set(layer.wait(PATIENCE).lease(LEASE));
+    let wait = |layer: CoalesceLayer| set(layer.wait(LONG).lease(LONG));
     let apps =
         [page.app(wait(CoalesceLayer::new(one))), page.app(wait(CoalesceLayer::new(spy.clone())))];
     (apps, spy)
@@ -265,6 +276,24 @@ async fn a_leader_whose_client_leaves_is_replaced_by_one_who_waits(harness: Harn
     assert!(page.runs() > 1);
 }
 
+async fn a_leader_is_followed_for_as_long_as_its_handler_runs(harness: Harness) {
+    let page = Page::waiting(1);
+    let spies = harness.two_live().await.map(Spy::over);
+    let [here, there] = spies.each_ref().map(|spy| {
+        page.app(CoalesceLayer::new(spy.clone()).wait(LONG).lease(Duration::from_secs(1)))
+    });
+    let leader = tokio::spawn(on_its_way(&here, ask("/page")).await);
+    // Each after a third of the lease: without them it would have ended by now.
+    for _ in 0..4 {
+        timeout(PATIENCE, spies[0].renewed.notified()).await.expect("it is renewed");
+    }
+    let follower = tokio::spawn(on_its_way(&there, ask("/page")).await);
+    spies[1].is_followed().await;
+    page.gate.add_permits(1);
+    assert_eq!(leader.await.unwrap(), ("run 1".to_owned(), false));
+    assert_eq!(follower.await.unwrap(), ("run 1".to_owned(), true));
+}
+
 async fn a_panic_is_the_leaders_alone(harness: Harness) {
     let page = Page::waiting(1);
     let ([here, there], spy) = fleet(&harness, &page, |layer| layer).await;
@@ -304,11 +333,9 @@ async fn what_is_for_one_alone_sends_those_who_wait_to_the_handler(harness: Harn
 }
 
 async fn requests_of_strangers_are_never_one(harness: Harness) {
-    let page = Page::waiting(11);
+    let page = Page::waiting(12);
     let ([app, _], _) = fleet(&harness, &page, |layer| {
         let tenant = HeaderName::from_static("x-tenant");
-        // Two that are taken for one would wait for longer than this test.
-        let layer = layer.wait(PATIENCE * 10);
         layer.vary_by([header::ACCEPT]).key(move |parts| {
             let tenant = parts.headers.get(&tenant).map(|value| value.to_str().ok());
             Some(tenant.flatten().unwrap_or_default().to_owned())
@@ -341,17 +368,20 @@ async fn requests_of_strangers_are_never_one(harness: Harness) {
     let mut head = ask("/page");
     *head.method_mut() = http::Method::HEAD;
     requests.spawn(on_its_way(&app, head).await);
-    while page.runs() < 11 {
+    let mut with_body = ask("/page");
+    *with_body.body_mut() = Body::from("a query");
+    requests.spawn(on_its_way(&app, with_body).await);
+    while page.runs() < 12 {
         timeout(PATIENCE, page.started.notified()).await.expect("each has its own run");
     }
     // One that differs in nothing that counts shares.
     let same = on_its_way(&app, with(&[("user-agent", "another")])).await;
-    page.gate.add_permits(11);
+    page.gate.add_permits(12);
     assert!(same.await.1);
     while let Some(answer) = requests.join_next().await {
         assert!(!answer.unwrap().1);
     }
-    assert_eq!(page.runs(), 11);
+    assert_eq!(page.runs(), 12);
 }
 
 async fn whoever_comes_after_the_answer_leads_anew(harness: Harness) {

@@ -60,7 +60,9 @@
 //! answer was sent, and one for each third of the lease in between. Of the followers only one in each
 //! other process asks Redis: when it comes, when it has subscribed to the hints (which is a round trip,
 //! too, on the connection for hints), after the hint, and every 400 ms until then. The rest, and those in
-//! the leader's own process, cost nothing.
+//! the leader's own process, cost nothing. Each answer that may be shared goes to Redis as a whole,
+//! followed or not, and is gone after 2 s: where answers are large and their requests many,
+//! [`CoalesceLayer::local`] or a lower [`answer_limit`](CoalesceLayer::answer_limit) saves it.
 //!
 //! [`CoalesceLayer::local`] does without Redis, which is enough where N handlers for N servers are few.
 //!

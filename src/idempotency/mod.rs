@@ -92,7 +92,9 @@
 //!
 //! Inside the session layer (whose user is the scope, and whose commit is part of the run) and inside
 //! compression (a stored answer should suit every client); outside the cache. A layer further in that
-//! answers 401 or 429 does not use the key up. `Set-Cookie` reaches only the first asker. Nested in
+//! answers 401 or 429 does not use the key up; nor does one that makes 500 of a panic, or 408 or 504 of a
+//! handler that it stopped, though that may have had its effect: such layers belong outside, and a limit
+//! of time is set [here](IdempotencyLayer::time_limit). `Set-Cookie` reaches only the first asker. Nested in
 //! itself, the outer layer guards and the inner one lets pass; what that one requires is required.
 //!
 //! # Failure
