@@ -295,8 +295,15 @@ impl Full {
         self.data.is_empty() && self.trailers.is_none()
     }
 
+    /// Not exact before trailers: HTTP/1 sends them only after a body whose length it does not announce.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data.len() as u64)
+        let length = self.data.len() as u64;
+        if self.trailers.is_none() {
+            return SizeHint::with_exact(length);
+        }
+        let mut hint = SizeHint::new();
+        hint.set_lower(length);
+        hint
     }
 }
 
@@ -490,7 +497,7 @@ mod tests {
         trailers.insert("x-sum", "7".parse().unwrap());
         let body: RequestBody<WholeBody<Bytes>> =
             RequestBody::buffered(Bytes::from_static(b"abc"), Some(trailers));
-        assert_eq!(body.size_hint().exact(), Some(3));
+        assert_eq!((body.size_hint().lower(), body.size_hint().exact()), (3, None));
         let read = body.collect().await.unwrap();
         assert_eq!(read.trailers().unwrap()["x-sum"], "7");
         assert_eq!(read.to_bytes(), "abc");

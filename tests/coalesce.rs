@@ -11,6 +11,7 @@ use crate::{
     support::{
         http::{client::HttpClient, server::HttpServer},
         process::{self, ChildApp},
+        proxy::FaultProxy,
         server::RedisServer,
     },
 };
@@ -35,7 +36,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{Notify, Semaphore},
@@ -53,6 +54,7 @@ use towerkeep::{
 on_every_backend! {
     of_64_identical_reads_on_two_servers_one_runs,
     a_leader_whose_client_leaves_is_replaced_by_one_who_waits,
+    a_leader_is_followed_for_as_long_as_its_handler_runs,
     a_panic_is_the_leaders_alone,
     what_is_for_one_alone_sends_those_who_wait_to_the_handler,
     requests_of_strangers_are_never_one,
@@ -62,9 +64,13 @@ on_every_backend! {
     nested_in_itself_a_layer_does_not_wait_for_itself,
     a_server_that_vanished_is_waited_for_until_its_lease_ends,
     what_landed_is_for_those_who_followed_it,
+    those_who_follow_are_told_how_old_the_answer_is,
+    no_duration_is_too_long,
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Who waits in vain waits for longer than a test does.
+const LONG: Duration = Duration::from_secs(120);
 const LEASE: Duration = Duration::from_secs(30);
 
 /// A handler that counts its runs; the first ones wait at a gate.
@@ -114,6 +120,10 @@ async fn page(State(page): State<Page>, Path(what): Path<String>, request: Reque
         "limited" => (StatusCode::TOO_MANY_REQUESTS, text).into_response(),
         "stream" => Body::from_stream(stream::iter([Ok::<_, Infallible>(text)])).into_response(),
         "large" => (text + &" ".repeat(300_000)).into_response(),
+        "aged" => {
+            let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+            ([(header::AGE, "500"), (header::DATE, date)], text).into_response()
+        }
         "session" => {
             request.extensions().get::<SessionTouched>().unwrap().set();
             text.into_response()
@@ -152,11 +162,13 @@ struct Spy {
     inner: Backend,
     followed: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
+    renewed: Arc<Notify>,
 }
 
 impl Spy {
     fn over(inner: Backend) -> Self {
-        Self { inner, followed: Arc::new(Semaphore::new(0)), failing: Arc::default() }
+        let (followed, failing) = (Arc::new(Semaphore::new(0)), Arc::default());
+        Self { inner, followed, failing, renewed: Arc::default() }
     }
 
     async fn is_followed(&self) {
@@ -187,7 +199,13 @@ impl CoalesceStore for Spy {
     }
 
     fn renew(&self, flight: &Flight, lease: Duration) -> StoreFuture<bool> {
-        CoalesceStore::renew(&self.inner, flight, lease)
+        let (renewed, tell) =
+            (CoalesceStore::renew(&self.inner, flight, lease), self.renewed.clone());
+        StoreFuture::boxed(async move {
+            let renewed = renewed.await;
+            tell.notify_one();
+            renewed
+        })
     }
 
     fn land(&self, flight: &Flight, outcome: Bytes, linger: Duration) -> StoreFuture<bool> {
@@ -215,7 +233,7 @@ async fn fleet(
 ) -> ([Router; 2], Spy) {
     let [one, two] = harness.two_live().await;
     let spy = Spy::over(two);
-    let wait = |layer: CoalesceLayer| set(layer.wait(PATIENCE).lease(LEASE));
+    let wait = |layer: CoalesceLayer| set(layer.wait(LONG).lease(LONG));
     let apps =
         [page.app(wait(CoalesceLayer::new(one))), page.app(wait(CoalesceLayer::new(spy.clone())))];
     (apps, spy)
@@ -258,6 +276,24 @@ async fn a_leader_whose_client_leaves_is_replaced_by_one_who_waits(harness: Harn
     assert!(page.runs() > 1);
 }
 
+async fn a_leader_is_followed_for_as_long_as_its_handler_runs(harness: Harness) {
+    let page = Page::waiting(1);
+    let spies = harness.two_live().await.map(Spy::over);
+    let [here, there] = spies.each_ref().map(|spy| {
+        page.app(CoalesceLayer::new(spy.clone()).wait(LONG).lease(Duration::from_secs(1)))
+    });
+    let leader = tokio::spawn(on_its_way(&here, ask("/page")).await);
+    // Each after a third of the lease: without them it would have ended by now.
+    for _ in 0..4 {
+        timeout(PATIENCE, spies[0].renewed.notified()).await.expect("it is renewed");
+    }
+    let follower = tokio::spawn(on_its_way(&there, ask("/page")).await);
+    spies[1].is_followed().await;
+    page.gate.add_permits(1);
+    assert_eq!(leader.await.unwrap(), ("run 1".to_owned(), false));
+    assert_eq!(follower.await.unwrap(), ("run 1".to_owned(), true));
+}
+
 async fn a_panic_is_the_leaders_alone(harness: Harness) {
     let page = Page::waiting(1);
     let ([here, there], spy) = fleet(&harness, &page, |layer| layer).await;
@@ -297,7 +333,7 @@ async fn what_is_for_one_alone_sends_those_who_wait_to_the_handler(harness: Harn
 }
 
 async fn requests_of_strangers_are_never_one(harness: Harness) {
-    let page = Page::waiting(9);
+    let page = Page::waiting(12);
     let ([app, _], _) = fleet(&harness, &page, |layer| {
         let tenant = HeaderName::from_static("x-tenant");
         layer.vary_by([header::ACCEPT]).key(move |parts| {
@@ -323,23 +359,29 @@ async fn requests_of_strangers_are_never_one(harness: Harness) {
         &[("x-tenant", "a")],
         &[("x-tenant", "b")],
         &[("accept", "text/html")],
+        // The answer is a part, or none: not for one who asked for the whole.
+        &[("range", "bytes=0-1")],
+        &[("if-none-match", "\"a\"")],
     ] {
         requests.spawn(on_its_way(&app, with(headers)).await);
     }
     let mut head = ask("/page");
     *head.method_mut() = http::Method::HEAD;
     requests.spawn(on_its_way(&app, head).await);
-    while page.runs() < 9 {
+    let mut with_body = ask("/page");
+    *with_body.body_mut() = Body::from("a query");
+    requests.spawn(on_its_way(&app, with_body).await);
+    while page.runs() < 12 {
         timeout(PATIENCE, page.started.notified()).await.expect("each has its own run");
     }
     // One that differs in nothing that counts shares.
     let same = on_its_way(&app, with(&[("user-agent", "another")])).await;
-    page.gate.add_permits(9);
+    page.gate.add_permits(12);
     assert!(same.await.1);
     while let Some(answer) = requests.join_next().await {
         assert!(!answer.unwrap().1);
     }
-    assert_eq!(page.runs(), 9);
+    assert_eq!(page.runs(), 12);
 }
 
 async fn whoever_comes_after_the_answer_leads_anew(harness: Harness) {
@@ -368,10 +410,13 @@ async fn nobody_waits_longer_than_the_wait(harness: Harness) {
     assert_eq!(leader.await.unwrap().0, "run 1");
 
     let page = Page::waiting(1);
-    let ([app, _], _) = fleet(&harness, &page, |layer| layer.max_waiters(0)).await;
-    let leader = tokio::spawn(on_its_way(&app, ask("/page")).await);
+    let (apps, _) = fleet(&harness, &page, |layer| layer.max_waiters(0)).await;
+    let leader = tokio::spawn(on_its_way(&apps[0], ask("/page")).await);
     page.started.notified().await;
-    assert_eq!(answer(&app, ask("/page")).await.0, "run 2", "there is no room to wait");
+    for (app, run) in apps.iter().zip(["run 2", "run 3"]) {
+        let alone = timeout(PATIENCE / 2, answer(app, ask("/page"))).await;
+        assert_eq!(alone.expect("there is no room to wait").0, run);
+    }
     leader.abort();
 }
 
@@ -439,6 +484,100 @@ async fn what_landed_is_for_those_who_followed_it(harness: Harness) {
     harness.advance(LEASE);
     let later = another.join(&follower, Some("first"), LEASE).await.unwrap();
     assert_eq!(later, Joined::Lead, "it is not kept for long");
+}
+
+/// Or a cache on their way would keep it for longer than that of the leader.
+async fn those_who_follow_are_told_how_old_the_answer_is(harness: Harness) {
+    let page = Page::waiting(1);
+    let ([app, _], _) = fleet(&harness, &page, |layer| layer).await;
+    let mut requests = [(); 2].map(|()| app.clone().oneshot(ask("/aged")).boxed());
+    for request in &mut requests {
+        assert!(poll!(request).is_pending());
+    }
+    page.gate.add_permits(1);
+    let [leader, follower] = requests;
+    let (leader, follower) = tokio::join!(leader, follower);
+    let (leader, follower) = (leader.unwrap(), follower.unwrap());
+    assert!(follower.extensions().get::<Coalesced>().is_some());
+    for name in [header::AGE, header::DATE] {
+        assert_eq!(leader.headers().get(&name), follower.headers().get(&name), "{name}");
+    }
+}
+
+async fn no_duration_is_too_long(harness: Harness) {
+    let (first, second) = (Flight::new("id", "first"), Flight::new("id", "second"));
+    for long in [Duration::MAX, Duration::from_micros(u64::MAX), Duration::from_millis(u64::MAX)] {
+        assert_eq!(harness.join(&first, None, long).await.unwrap(), Joined::Lead, "{long:?}");
+        assert!(CoalesceStore::renew(&harness.backend, &first, long).await.unwrap());
+        let joined = harness.join(&second, None, long).await.unwrap();
+        assert!(matches!(joined, Joined::Follow { left, .. } if left > LEASE), "{joined:?}");
+        assert!(harness.land(&first, "answer".into(), long).await.unwrap());
+        let landed = harness.join(&second, Some("first"), long).await.unwrap();
+        assert_eq!(landed, Joined::Landed("answer".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_asks_twice_and_of_those_who_follow_one_of_each_other_process_asks_three_times() {
+    let redis = RedisServer::start();
+    let proxies = [(); 2].map(|()| FaultProxy::start(redis.port()));
+    let [here, there] = proxies.each_ref().map(|proxy| Backend::redis(proxy.url()));
+    let (here, there) = (here.await.unwrap(), there.await.unwrap());
+    let (page, spy) = (Page::waiting(0), Spy::over(there.clone()));
+    let [near, far] = [CoalesceLayer::new(here.clone()), CoalesceLayer::new(spy.clone())];
+    // Nobody's renewals are among what is counted.
+    let [near, far] = [near, far].map(|layer| page.app(layer.wait(PATIENCE).lease(LEASE * 10)));
+    answer(&near, ask("/the-scripts-are-known")).await;
+    assert_eq!(here.shutdown(PATIENCE).await, 0);
+
+    let alone = async {
+        answer(&near, ask("/page")).await;
+        assert_eq!(here.shutdown(PATIENCE).await, 0);
+    };
+    assert_eq!(proxies[0].turns_of(alone).await.1, 2);
+
+    page.waits.store(1, SeqCst);
+    let followed_here = async {
+        let leader = on_its_way(&near, ask("/page")).await;
+        let leader = tokio::spawn(leader);
+        page.started.notified().await;
+        let followers =
+            [on_its_way(&near, ask("/page")).await, on_its_way(&near, ask("/page")).await];
+        page.gate.add_permits(1);
+        assert!(!leader.await.unwrap().1);
+        for follower in followers {
+            assert!(follower.await.1);
+        }
+        assert_eq!(here.shutdown(PATIENCE).await, 0);
+    };
+    while page.started.notified().now_or_never().is_some() {}
+    assert_eq!(proxies[0].turns_of(followed_here).await.1, 2);
+
+    page.waits.store(1, SeqCst);
+    proxies.iter().for_each(FaultProxy::reset);
+    let leader = tokio::spawn(on_its_way(&near, ask("/page")).await);
+    page.started.notified().await;
+    let began = Instant::now();
+    let mut followers = JoinSet::new();
+    for _ in 0..3 {
+        followers.spawn(on_its_way(&far, ask("/page")).await);
+    }
+    // When it comes, and when it has subscribed.
+    while proxies[1].count("EVALSHA") < 2 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", proxies[1].counts());
+        sleep(Duration::from_millis(1)).await;
+    }
+    page.gate.add_permits(1);
+    assert!(!leader.await.unwrap().1);
+    while let Some(follower) = followers.join_next().await {
+        assert!(follower.unwrap().1);
+    }
+    assert_eq!([here.shutdown(PATIENCE).await, there.shutdown(PATIENCE).await], [0, 0]);
+    assert_eq!(proxies[0].count("EVALSHA"), 2, "it matters to nobody how many follow");
+    // And after the hint. Whoever is slow looks in between.
+    let looks = began.elapsed().as_millis() as usize / 400;
+    let (asked, subscribed) = (proxies[1].count("EVALSHA"), proxies[1].count("SUBSCRIBE"));
+    assert!((3..=3 + looks).contains(&asked) && subscribed == 1, "{asked} {subscribed}");
 }
 
 const CHILD: &str = "server";

@@ -22,16 +22,20 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use futures_util::{FutureExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header::RETRY_AFTER};
-use http_body_util::{BodyExt, Full};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use std::{
     convert::Infallible,
+    mem,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -68,6 +72,7 @@ on_every_backend! {
     an_answer_that_comes_bit_by_bit_is_kept_whole_although_its_client_leaves,
     an_answer_without_an_end_is_passed_on_and_becomes_a_tombstone,
     an_answer_that_breaks_after_its_beginning_is_not_recorded,
+    the_last_byte_of_a_known_length_is_sent_when_it_is_recorded,
     the_status_decides_what_is_stored_unless_the_handler_does,
     what_another_version_wrote_is_409_and_never_run_again,
     a_failed_commit_leaves_the_record_to_its_lease,
@@ -76,12 +81,13 @@ on_every_backend! {
     a_begin_without_an_answer_is_503_and_leaves_nothing_behind,
     one_who_waits_runs_when_the_first_gives_up,
     a_wait_has_an_end_and_a_limit,
-    a_handler_learns_that_its_lease_was_lost,
+    a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_not_the_first,
     a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record,
     the_end_of_the_process_waits_for_handlers_whose_clients_left,
     keys_of_different_scopes_have_nothing_to_do_with_each_other,
     every_run_of_a_request_has_the_same_downstream_key_and_a_higher_fence,
     a_plain_service_is_guarded_over_http_2,
+    two_plain_services_have_settings_of_their_own_over_one_backend,
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -217,6 +223,8 @@ struct Rules {
     claims: Mutex<Vec<Claim>>,
     begins: Mutex<Begins>,
     failing_completes: AtomicUsize,
+    /// What a `complete` passes before it is done.
+    before_complete: Mutex<Option<Arc<Gate>>>,
     refused_renewals: AtomicUsize,
     renewed: Notify,
 }
@@ -278,7 +286,14 @@ impl IdempotencyStore for Spy {
         if self.rules.failing_completes.load(SeqCst) > 0 {
             return StoreFuture::ready(Err(StoreError::timeout("complete", Duration::ZERO)));
         }
-        self.inner.complete(claim, outcome, terms)
+        let completed = self.inner.complete(claim, outcome, terms);
+        match self.rules.before_complete.lock().unwrap().clone() {
+            Some(gate) => StoreFuture::boxed(async move {
+                gate.pass().await;
+                completed.await
+            }),
+            None => completed,
+        }
     }
 
     fn abandon(&self, claim: &Claim) -> StoreFuture<bool> {
@@ -714,6 +729,172 @@ async fn an_answer_that_breaks_after_its_beginning_is_not_recorded(harness: Harn
     assert!(matches!(retry.rejection, Some(Rejection::InFlight { .. })));
 }
 
+/// A body of known length, whose first piece is there and whose second takes a moment.
+struct Halting(Vec<&'static str>, bool);
+
+impl Halting {
+    fn new() -> Body {
+        Body::new(Self(vec!["end", "begin "], false))
+    }
+}
+
+impl http_body::Body for Halting {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.0.len() == 1 && !mem::replace(&mut self.1, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.0.pop().map(|piece| Ok(Frame::data(piece.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_known_length_that_comes_in_pieces_is_announced_as_long_as_it_is() {
+    let app: Router = Router::new()
+        .route("/", post(async || Halting::new()))
+        .layer(IdempotencyLayer::new(MemoryStore::default()).insecure_unscoped());
+    let server = HttpServer::start(app).await;
+    for (key, client) in [("\"h1\"", HttpClient::http1()), ("\"h2\"", HttpClient::http2())] {
+        for replayed in [None, Some("true")] {
+            let request = Request::post(server.url("/")).header("idempotency-key", key);
+            let reply = client.send(request.body(Body::empty()).unwrap()).await;
+            assert_eq!((reply.text(), reply.header("content-length")), ("begin end", Some("9")));
+            assert_eq!(reply.header("idempotent-replayed"), replayed);
+        }
+    }
+}
+
+/// Its client has then read all there is, and may ask again.
+async fn the_last_byte_of_a_known_length_is_sent_when_it_is_recorded(harness: Harness) {
+    let spy = Spy::over(harness.backend.clone());
+    let gate = Arc::new(Gate::default());
+    *spy.rules.before_complete.lock().unwrap() = Some(gate.clone());
+    let layer = IdempotencyLayer::new(spy);
+    for (key, app) in [
+        ("hint", Router::new().route("/", post(async || Halting::new()))),
+        (
+            "header",
+            Router::new().route(
+                "/",
+                post(async || {
+                    let pieces = stream::iter(["begin ", "end"]).then(async |piece| {
+                        tokio::task::yield_now().await;
+                        Ok::<_, Infallible>(piece)
+                    });
+                    ([("content-length", "9")], Body::from_stream(Box::pin(pieces)))
+                }),
+            ),
+        ),
+    ] {
+        let app = app.layer(layer.clone());
+        let response = app.clone().oneshot(keyed("/", key, "order")).await.unwrap();
+        let mut body = response.into_body();
+        assert_eq!(piece(&mut body).await, "begin ");
+        let early = tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
+        assert!(early.is_err(), "{key}: it is not recorded yet");
+        gate.let_in(1);
+        assert_eq!(piece(&mut body).await, "end");
+        assert!(send(&app, keyed("/", key, "order")).await.is_replay());
+    }
+}
+
+#[tokio::test]
+async fn trailers_are_sent_and_replayed_over_http_1_and_2_however_the_body_comes() {
+    fn frames() -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "7".parse().unwrap());
+        let frames = ["bo", "dy"].map(|data| Frame::data(Bytes::from(data)));
+        stream::iter(frames.into_iter().chain([Frame::trailers(trailers)]).map(Ok))
+    }
+    let announced = [("trailer", "x-sum")];
+    let at_once = async move || (announced, Body::new(StreamBody::new(frames())));
+    let bit_by_bit = async move || {
+        let frames = frames().then(async |frame| {
+            tokio::task::yield_now().await;
+            frame
+        });
+        (announced, Body::new(StreamBody::new(Box::pin(frames))))
+    };
+    let app: Router = Router::new()
+        .route("/at-once", post(at_once))
+        .route("/bit-by-bit", post(bit_by_bit))
+        .layer(IdempotencyLayer::new(MemoryStore::default()).insecure_unscoped());
+    let server = HttpServer::start(app).await;
+    for (http, client) in [("h1", HttpClient::http1()), ("h2", HttpClient::http2())] {
+        for path in ["/at-once", "/bit-by-bit"] {
+            for replayed in [None, Some("true")] {
+                let request = Request::post(server.url(path)).header("te", "trailers");
+                let request = request.header("idempotency-key", format!("\"{http}{path}\""));
+                let reply = client.send(request.body(Body::empty()).unwrap()).await;
+                assert_eq!((reply.text(), reply.header("idempotent-replayed")), ("body", replayed));
+                let trailers = reply.trailers.as_ref().expect("trailers are sent");
+                assert_eq!(trailers["x-sum"], "7", "{http} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_announces_a_body_which_it_may_not_have_is_whole() {
+    let app: Router = Router::new()
+        .route(
+            "/",
+            get(async || "body")
+                .post(async || (StatusCode::NOT_MODIFIED, [("content-length", "4")])),
+        )
+        .layer(IdempotencyLayer::new(MemoryStore::default()).methods([Method::HEAD, Method::POST]));
+    for method in [Method::HEAD, Method::POST] {
+        for replayed in [false, true] {
+            let mut request = keyed("/", method.as_str(), Body::empty());
+            *request.method_mut() = method.clone();
+            assert_eq!(send(&app, request).await.is_replay(), replayed, "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_layer_within_another_leaves_its_requests_to_it() {
+    let shop = Shop::default();
+    let layer = IdempotencyLayer::new(MemoryStore::default());
+    let wait = InFlight::Wait { max: PATIENCE * 10 };
+    let app = shop.router(layer.clone().in_flight(wait)).layer(layer);
+    for replayed in [false, true] {
+        let reply = tokio::time::timeout(PATIENCE, send(&app, keyed("/pay", "k", "order"))).await;
+        let reply = reply.expect("it does not wait for itself");
+        assert_eq!((reply.body.as_str(), reply.is_replay()), ("run 1", replayed));
+    }
+    let keyless = Request::post("/pay").body(Body::empty()).unwrap();
+    assert_eq!(send(&app, keyless).await.body, "run 2");
+}
+
+#[tokio::test]
+async fn what_a_response_has_to_wait_for_has_an_end_as_well() {
+    let limit = Duration::from_millis(50);
+    let (_, app) = memory_app(|layer| layer.time_limit(limit));
+    let app = app.layer(MapRequestLayer::new(|mut request: Request| {
+        let never = |_| StoreFuture::boxed(std::future::pending());
+        Finish::of(request.extensions_mut()).register(never);
+        request
+    }));
+    for path in ["/pay", "/status/500"] {
+        let reply = tokio::time::timeout(PATIENCE, send(&app, keyed(path, path, "order"))).await;
+        let reply = reply.expect("it has an end");
+        assert_eq!((reply.status, reply.rejection), (503, Some(Rejection::TimeLimit { limit })));
+        let retry = send(&app, keyed(path, path, "order")).await;
+        assert!(matches!(retry.rejection, Some(Rejection::InFlight { .. })), "{path}");
+    }
+}
+
 async fn the_status_decides_what_is_stored_unless_the_handler_does(harness: Harness) {
     let shop = Shop::default();
     let app = shop.router(IdempotencyLayer::new(harness.backend.clone()));
@@ -927,23 +1108,31 @@ async fn a_wait_has_an_end_and_a_limit(harness: Harness) {
     assert_eq!(running.await.unwrap().status, 200);
 }
 
-async fn a_handler_learns_that_its_lease_was_lost(harness: Harness) {
+async fn a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_not_the_first(
+    harness: Harness,
+) {
     let spy = Spy::over(harness.backend.clone());
     spy.rules.refused_renewals.store(1, SeqCst);
+    let lease = Duration::from_secs(3);
     let app: Router = Router::new()
         .route(
             "/",
             post(async |idem: Idempotent| {
                 idem.check()?;
-                idem.lost().await;
+                if idem.attempt() == 1 {
+                    idem.lost().await;
+                }
                 idem.check()?;
-                Ok::<_, towerkeep::idempotency::LeaseLost>("never")
+                Ok::<_, towerkeep::idempotency::LeaseLost>(format!("attempt {}", idem.attempt()))
             }),
         )
-        .layer(IdempotencyLayer::new(spy).lease(Duration::from_secs(3)));
+        .layer(IdempotencyLayer::new(spy).lease(lease));
     let reply = send(&app, keyed("/", "k", "order")).await;
     assert_eq!(reply.status, 503);
     assert!(reply.body.contains("lost"), "{}", reply.body);
+    // It may have had its effect before it looked, so it does not count as one that never was.
+    harness.advance(lease);
+    assert_eq!(send(&app, keyed("/", "k", "order")).await.body, "attempt 2");
 }
 
 async fn a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record(harness: Harness) {
@@ -1072,6 +1261,48 @@ async fn a_plain_service_is_guarded_over_http_2(harness: Harness) {
     assert_eq!(client.send(request(None)).await.text(), "None order");
     assert_eq!(client.send(request(Some("k"))).await.status, 400);
     assert_eq!(runs.load(SeqCst), 2);
+}
+
+/// Each with a layer of its own, as axum has it with its routes.
+async fn two_plain_services_have_settings_of_their_own_over_one_backend(harness: Harness) {
+    type Asked = http::Request<RequestBody<Full<Bytes>>>;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let seen = runs.clone();
+    let inner = service_fn(move |_: Asked| {
+        let run = seen.fetch_add(1, SeqCst) + 1;
+        async move { Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from(format!("{run}")))) }
+    });
+    let layer = IdempotencyLayer::new(harness.backend.clone());
+    let open = layer.clone().layer(inner.clone());
+    let strict = layer.lenient().require(Method::POST).layer(inner);
+    let service = service_fn(move |request: http::Request<Full<Bytes>>| {
+        let strict_path = request.uri().path() == "/strict";
+        let service = if strict_path { strict.clone() } else { open.clone() };
+        service.oneshot(request)
+    });
+    let ask = async |path: &str, key: Option<&str>| {
+        let mut request = http::Request::post(path).extension(UserId::new("alice"));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response =
+            service.clone().oneshot(request.body(Full::default()).unwrap()).await.unwrap();
+        let replayed = response.headers().contains_key("idempotent-replayed");
+        (response.status().as_u16(), replayed)
+    };
+    for (path, key, found) in [
+        ("/open", None, (200, false)),
+        ("/open", Some("bare"), (400, false)),
+        ("/open", Some("\"k\""), (200, false)),
+        ("/open", Some("\"k\""), (200, true)),
+        ("/strict", None, (400, false)),
+        ("/strict", Some("bare"), (200, false)),
+        ("/strict", Some("\"bare\""), (200, true)),
+        ("/strict", Some("\"k\""), (422, false)),
+    ] {
+        assert_eq!(ask(path, key).await, found, "{path} {key:?}");
+    }
+    assert_eq!(runs.load(SeqCst), 3);
 }
 
 fn memory_app(layer: impl FnOnce(IdempotencyLayer) -> IdempotencyLayer) -> (Shop, Router) {
@@ -1332,4 +1563,30 @@ async fn a_run_is_two_round_trips_and_a_replay_one() {
     let keyless = Request::post("/pay").body(Body::empty()).unwrap();
     let (_, turns) = proxy.turns_of(send(&app, keyless)).await;
     assert_eq!(turns, 0);
+}
+
+#[tokio::test]
+async fn a_renewal_and_each_verb_of_an_operator_is_one_round_trip() {
+    let server = RedisServer::start();
+    let proxy = FaultProxy::start(server.port());
+    let backend = Backend::redis(proxy.url()).await.unwrap();
+    let layer = IdempotencyLayer::new(backend.clone());
+    let (app, records) = (Shop::default().router(layer.clone()), layer.records());
+    let claim = Claim::new("id", "token");
+    for round in ["the scripts are known after it", "counted"] {
+        send(&app, keyed("/pay", "k", "order")).await;
+        let mut turns = Vec::new();
+        turns.push(
+            proxy.turns_of(backend.renew(&claim, Terms::new(LEASE, LEASE)).map(drop)).await.1,
+        );
+        turns.push(proxy.turns_of(records.get("alice", "k").map(drop)).await.1);
+        turns.push(proxy.turns_of(records.answer("alice", "k").map(drop)).await.1);
+        let answer = http::Response::new(Bytes::new());
+        let settled = records.force_complete("alice", "k", answer).map(drop);
+        turns.push(proxy.turns_of(settled).await.1);
+        turns.push(proxy.turns_of(records.forget("alice", "k").map(drop)).await.1);
+        if round == "counted" {
+            assert_eq!(turns, [1; 5]);
+        }
+    }
 }

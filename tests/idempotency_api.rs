@@ -52,6 +52,7 @@ on_every_backend! {
     of_many_equal_requests_without_a_key_one_runs,
     a_run_without_a_key_that_vanished_is_known_beyond_its_lease,
     a_content_is_never_taken_for_a_key,
+    an_orphan_without_a_key_that_was_settled_is_replayed_for_the_window,
     a_body_is_compared_as_the_application_says,
     each_route_has_settings_of_its_own_over_one_backend,
     an_outcome_is_replayed_for_the_retention_and_then_runs_anew,
@@ -407,6 +408,26 @@ async fn a_content_is_never_taken_for_a_key(harness: Harness) {
         Router::new().route("/", post(async || "")).layer(layer.require(Method::POST));
     let keyless = send(&required, request("/", None, "order")).await;
     assert_eq!(keyless.rejection, Some(Rejection::KeyMissing));
+}
+
+async fn an_orphan_without_a_key_that_was_settled_is_replayed_for_the_window(harness: Harness) {
+    let seen = Arc::new(std::sync::Mutex::new(None));
+    let note = seen.clone();
+    let handler = post(async move |idem: Idempotent| -> &'static str {
+        *note.lock().unwrap() = Some(idem.key().to_owned());
+        panic!("the server dies")
+    });
+    let layer = IdempotencyLayer::new(harness.backend.clone()).dedup_by_content(WINDOW);
+    let app: Router = Router::new().route("/vanish", handler).layer(layer.clone());
+    vanish(&app, None).await;
+    harness.advance(LEASE);
+    let key = seen.lock().unwrap().take().unwrap();
+    let settled = layer.records().force_complete("alice", &key, receipt("charged")).await;
+    assert_eq!(settled.unwrap(), Settled::Settled);
+    harness.advance(WINDOW - BRIEF);
+    assert!(send(&app, request("/vanish", None, "order")).await.is_replay());
+    harness.advance(BRIEF);
+    vanish(&app, None).await;
 }
 
 async fn a_body_is_compared_as_the_application_says(harness: Harness) {

@@ -11,6 +11,7 @@ mod harness;
 mod tests {
     mod app;
     mod cuts;
+    mod ends;
     mod kills;
     mod pauses;
     mod promotion;

@@ -3,12 +3,20 @@
 use crate::{key::digest, marks::UserId};
 use http::{
     HeaderName, Method, Uri,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION, UPGRADE},
+    header::{
+        AUTHORIZATION, COOKIE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+        IF_UNMODIFIED_SINCE, PROXY_AUTHORIZATION, RANGE, UPGRADE,
+    },
     request::Parts,
 };
 
 /// Whose answer it is. These always count.
 const CREDENTIALS: [HeaderName; 3] = [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE];
+
+/// Whether it is the whole answer, a part of it (206) or none (304, 412; RFC 9110, sections 13 and 14).
+/// These always count, too: no `Vary` names them.
+const CONDITIONS: [HeaderName; 6] =
+    [RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
 
 /// Headers that say something of the connection or of the trace, and nothing of the answer.
 const IGNORED: &[&str] = &[
@@ -59,6 +67,12 @@ impl Asked {
             }
             text.push(b"\n");
         }
+        // Two servers may have two lists, as during an update.
+        match vary {
+            Some(vary) => text.extend(vary.iter().map(|name| name.as_str().as_bytes())),
+            None => text.push(b"*"),
+        }
+        text.push(b"\n");
         let mut names: Vec<&HeaderName> = parts.headers.keys().collect();
         names.retain(|name| counts(name, vary));
         names.sort_unstable_by_key(|name| name.as_str());
@@ -70,7 +84,7 @@ impl Asked {
             text.push(b"\n");
         }
         let known = CREDENTIALS.iter().any(|name| parts.headers.contains_key(name));
-        let identified = known || extra.is_some() || user.is_some();
+        let identified = known || user.is_some();
         Some(Self { id: digest(text), vary: vary.map(<[_]>::to_vec), identified })
     }
 
@@ -92,7 +106,9 @@ impl Asked {
 
 fn counts(name: &HeaderName, vary: Option<&[HeaderName]>) -> bool {
     match vary {
-        Some(vary) => vary.contains(name) || CREDENTIALS.contains(name),
+        Some(vary) => {
+            vary.contains(name) || CREDENTIALS.contains(name) || CONDITIONS.contains(name)
+        }
         None => !IGNORED.contains(&name.as_str()) && !name.as_str().starts_with("x-b3-"),
     }
 }
@@ -120,6 +136,7 @@ fn original(parts: &Parts) -> &Uri {
 mod tests {
     use super::*;
     use http::Request;
+    use std::slice;
 
     fn asked(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = Request::builder().method(method).uri(uri);
@@ -176,8 +193,30 @@ mod tests {
         };
         assert_eq!(id(&[("user-agent", "a")]), id(&[("user-agent", "b")]));
         assert_ne!(id(&[("accept", "a")]), id(&[("accept", "b")]));
-        for name in ["cookie", "authorization", "proxy-authorization"] {
+        let credentials = ["cookie", "authorization", "proxy-authorization"];
+        let parts = ["range", "if-range"];
+        let conditions = ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since"];
+        for name in [&credentials[..], &parts, &conditions].concat() {
             assert_ne!(id(&[(name, "a")]), id(&[(name, "b")]), "{name}");
+            assert_ne!(id(&[(name, "a")]), id(&[]), "{name}");
+        }
+    }
+
+    #[test]
+    fn two_lists_of_headers_never_share() {
+        // As during an update that adds a header on which the answer was found to depend.
+        let id = |vary: Option<&[HeaderName]>| {
+            Asked::of(&asked("GET", "/a", &[]), vary, None).unwrap().id
+        };
+        let [accept, tenant] = ["accept", "x-tenant"].map(HeaderName::from_static);
+        let ids = [
+            id(None),
+            id(Some(&[])),
+            id(Some(slice::from_ref(&accept))),
+            id(Some(&[accept.clone(), tenant])),
+        ];
+        for (at, one) in ids.iter().enumerate() {
+            assert!(!ids[..at].contains(one), "list {at}");
         }
     }
 

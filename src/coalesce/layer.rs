@@ -86,7 +86,7 @@ impl CoalesceLayer {
     }
 
     /// Of the request's headers, only these make two requests different, and always `Authorization`,
-    /// `Proxy-Authorization` and `Cookie`.
+    /// `Proxy-Authorization`, `Cookie`, `Range` and the conditions (`If-…`).
     ///
     /// **Whatever else an answer depends on is then shared by strangers**: an API key in a header of its
     /// own, `X-Forwarded-Host` in a link. An answer whose `Vary` names a header that is not among them

@@ -13,7 +13,11 @@ use crate::{
     snapshot::Snapshot,
 };
 use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_LENGTH, response::Parts};
+use http::{
+    Request, Response,
+    header::{AGE, CONTENT_LENGTH, DATE},
+    response::Parts,
+};
 use http_body::{Body, Frame};
 use std::{future::poll_fn, sync::Arc};
 use tokio::time::Instant;
@@ -107,17 +111,21 @@ async fn read<B: Body<Data = Bytes>>(head: &Parts, body: B) -> Read<B> {
     let announced = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let announced = announced.and_then(|value| value.parse::<usize>().ok());
     // The answer to a HEAD announces what it has not.
-    if length > 0 && announced.is_some_and(|announced| announced != length) {
+    let cut = length > 0 && announced.is_some_and(|announced| announced != length);
+    if cut || length as u64 != hint.lower() {
         return Read::Other(ResponseBody::buffered(data, None));
     }
     Read::Whole(data)
 }
 
-/// The headers for all, with the length that the answer to a HEAD announces.
+/// The headers for all, with the length that the answer to a HEAD announces, and with its age: it is no
+/// older for those who waited for it.
 fn headers(head: &Parts) -> http::HeaderMap {
     let mut headers = lasting(&head.headers);
-    if let Some(length) = head.headers.get(CONTENT_LENGTH) {
-        headers.insert(CONTENT_LENGTH, length.clone());
+    for name in [CONTENT_LENGTH, AGE, DATE] {
+        if let Some(value) = head.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
     }
     headers
 }
@@ -128,4 +136,51 @@ fn shared<B: Body>(snapshot: &Snapshot) -> Response<ResponseBody<B>> {
     *response.headers_mut() = snapshot.headers.clone();
     response.extensions_mut().insert(Coalesced);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{Empty, Full};
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    /// A body that ends where another does, and says that it is as long as the hint.
+    struct Cut(Full<Bytes>, u64);
+
+    impl Body for Cut {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Pin::new(&mut self.0).poll_frame(cx)
+        }
+
+        fn size_hint(&self) -> http_body::SizeHint {
+            http_body::SizeHint::with_exact(self.1)
+        }
+    }
+
+    fn announcing(length: &str) -> Parts {
+        Response::builder().header(CONTENT_LENGTH, length).body(()).unwrap().into_parts().0
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_as_long_as_it_says_is_its_clients_alone() {
+        let head = || Response::new(()).into_parts().0;
+        let body = |says| Cut(Full::from("half"), says);
+        for says in [3, 5, 8] {
+            assert!(matches!(read(&head(), body(says)).await, Read::Other(_)), "{says}");
+        }
+        assert!(matches!(read(&head(), body(4)).await, Read::Whole(data) if data == "half"));
+        assert!(matches!(read(&announcing("8"), body(4)).await, Read::Other(_)));
+        let head = read(&announcing("8"), Empty::<Bytes>::new()).await;
+        assert!(matches!(head, Read::Whole(_)), "as the answer to a HEAD");
+    }
 }

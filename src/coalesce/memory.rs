@@ -3,7 +3,7 @@
 use crate::{
     coalesce::{
         policy,
-        store::{CoalesceStore, Flight, Joined},
+        store::{CoalesceStore, Flight, Joined, whole_ms},
     },
     context::Context,
     expiring::{ENTRY_OVERHEAD, Entry, Expiring, WhenFull},
@@ -132,7 +132,7 @@ fn channel(id: &str) -> String {
 }
 
 fn us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX / 2)
+    whole_ms(duration) * 1_000
 }
 
 impl Default for MemoryStore {

@@ -12,7 +12,8 @@
 //! 4. Else it **follows**: it waits, at most [5 s](CoalesceLayer::wait), and gets the leader's answer,
 //!    with [`Coalesced`] in the extensions of the response.
 //! 5. An answer that is not for all sends the followers to the handler, each by itself: one with
-//!    `Set-Cookie`, `Cache-Control: no-store`, or `private` if nobody is known to ask; of a request that
+//!    `Set-Cookie`, `Cache-Control: no-store`, or `private` unless a `UserId`, a cookie or an
+//!    `Authorization` says that all of them are one user; of a request that
 //!    touched its session; with a `Vary` on what did not count; 401, 403, 407, 408, 425 and 429; one
 //!    larger than [256 KiB](CoalesceLayer::answer_limit) or **of unknown length**, such as a stream,
 //!    which its own client sees as it comes.
@@ -55,9 +56,13 @@
 //! `<prefix>:coalesce:{<id>}` is the token of who makes an answer, where the id is 128 bits of a hash over
 //! what is asked for; its TTL is the lease. `<prefix>:coalesce:{<id>}:<token>` is what that one left, for
 //! 2 s: only those name it who waited. The end is published, as an empty message, to the channel
-//! `<prefix>:coalesce:{<id>}:end`. One who leads costs a round trip before its handler, and one after
-//! its answer was sent; of the followers only one in each process asks Redis: once when it comes,
-//! once after the hint, and every 400 ms.
+//! `<prefix>:coalesce:{<id>}:end`. One who leads costs a round trip before its handler, one after its
+//! answer was sent, and one for each third of the lease in between. Of the followers only one in each
+//! other process asks Redis: when it comes, when it has subscribed to the hints (which is a round trip,
+//! too, on the connection for hints), after the hint, and every 400 ms until then. The rest, and those in
+//! the leader's own process, cost nothing. Each answer that may be shared goes to Redis as a whole,
+//! followed or not, and is gone after 2 s: where answers are large and their requests many,
+//! [`CoalesceLayer::local`] or a lower [`answer_limit`](CoalesceLayer::answer_limit) saves it.
 //!
 //! [`CoalesceLayer::local`] does without Redis, which is enough where N handlers for N servers are few.
 //!

@@ -124,4 +124,12 @@ mod tests {
         assert!(shared(200, &[("cache-control", "private")], true), "all of them are one user");
         assert!(!shared(200, &[("cache-control", "no-store")], true));
     }
+
+    #[test]
+    fn what_the_application_adds_does_not_make_strangers_one_user() {
+        let request = Request::get("/").body(()).unwrap().into_parts().0;
+        let asked = Asked::of(&request, None, Some("DE")).unwrap();
+        let response = Response::builder().header("cache-control", "private").body(()).unwrap();
+        assert!(!is_shared(&response.into_parts().0, &asked));
+    }
 }

@@ -15,7 +15,10 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 /// How long an outcome is kept for the servers that wait for it: longer than their looks are apart.
 const LINGER: Duration = Duration::from_secs(2);
@@ -127,7 +130,7 @@ async fn lead(config: &Config, id: &str, here: Leader<Landed>, deadline: Instant
     };
     let flight = Flight::new(id, token::token());
     let held = Arc::new(Held { store: store.clone(), flight, length: config.lease });
-    let mut wait = Wait { following: None, hints: None, deadline };
+    let mut wait = Wait { following: None, hints: None, deadline, place: None };
     loop {
         let (joined, lease) = held.join(config, wait.following.as_deref()).await;
         let left = match joined {
@@ -149,7 +152,7 @@ async fn lead(config: &Config, id: &str, here: Leader<Landed>, deadline: Instant
                 left
             }
         };
-        if !wait.once(&**store, id, left).await {
+        if !wait.once(config, &**store, id, left).await {
             telemetry::count(COALESCE_TOTAL, "gave_up");
             return Seat::Alone;
         }
@@ -157,23 +160,33 @@ async fn lead(config: &Config, id: &str, here: Leader<Landed>, deadline: Instant
 }
 
 /// The wait for another server's answer. Waking means: look again.
-struct Wait {
+struct Wait<'a> {
     following: Option<String>,
     hints: Option<Subscription>,
     deadline: Instant,
+    place: Option<SemaphorePermit<'a>>,
 }
 
-impl Wait {
-    /// Waits until it is worth looking again; `false` once the wait is over. `left` is what the other's
-    /// lease has.
-    async fn once(&mut self, store: &dyn CoalesceStore, id: &str, left: Duration) -> bool {
+impl<'a> Wait<'a> {
+    /// Waits until it is worth looking again; `false` once the wait is over, or if too many wait. `left`
+    /// is what the other's lease has.
+    async fn once(
+        &mut self,
+        config: &'a Config,
+        store: &dyn CoalesceStore,
+        id: &str,
+        left: Duration,
+    ) -> bool {
         let rest = self.deadline.saturating_duration_since(Instant::now());
-        if rest.is_zero() {
+        if self.place.is_none() {
+            self.place = config.waiters.try_acquire().ok();
+        }
+        if rest.is_zero() || self.place.is_none() {
             return false;
         }
         match &mut self.hints {
             Some(hints) => {
-                let pause = LOOKS.min(left + Duration::from_millis(1)).min(rest);
+                let pause = LOOKS.min(left.saturating_add(Duration::from_millis(1))).min(rest);
                 // Either end means the same: look again.
                 drop(timeout(pause, hints.recv()).await);
             }

@@ -8,6 +8,9 @@ use crate::{
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
 
+/// Longest time that a store is asked to keep anything: what is longer is cut to it.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+
 /// A store through which the servers of a fleet tell each other who makes an answer, and hand it over.
 ///
 /// Each method is one atomic step and, on a server, one round trip. Of those who ask for the same at
@@ -137,7 +140,7 @@ pub enum Joined {
 
 /// In whole milliseconds, at least one.
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(duration.min(LONGEST).as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// An answer of a script that is none.

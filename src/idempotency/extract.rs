@@ -46,7 +46,7 @@ impl IntoResponse for Rejection {
 }
 
 impl IntoResponse for LeaseLost {
-    /// 503 with `Retry-After`: a retry gets the answer of the run that took over.
+    /// 503 with `Retry-After`: a retry gets the answer of the run that took over, or is the next attempt.
     fn into_response(self) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], self.to_string()).into_response()
     }

@@ -305,9 +305,10 @@ impl IdempotencyLayer {
         self.with(|config| config.stored_limit = bytes)
     }
 
-    /// How long a handler may run, with or without a client. Then it is stopped, which leaves an
-    /// orphan, and its client gets 503. An answer whose body has no end within as long is remembered as
-    /// a [tombstone](crate::idempotency::Outcome::Tombstone) and passed on. Default: 5 min.
+    /// How long a handler may run, with or without a client, and what [`Finish`](crate::marks::Finish)
+    /// holds with it. Then it is stopped, which leaves an orphan, and its client gets 503. An answer
+    /// whose body has no end within as long is remembered as a
+    /// [tombstone](crate::idempotency::Outcome::Tombstone) and passed on. Default: 5 min.
     pub fn time_limit(self, limit: Duration) -> Self {
         self.with(|config| config.time_limit = limit)
     }

@@ -23,7 +23,7 @@
 //! 5. The handler runs in a task of its own, so a client that leaves changes nothing. When its answer
 //!    is complete and what [`Finish`](crate::marks::Finish) holds (a session's commit) is done, the
 //!    answer is recorded, and only then sent; one that comes bit by bit is sent as it comes, and its
-//!    end when it is recorded. 5xx and the statuses that ask for another try are not
+//!    end (of an announced length, its last piece) when it is recorded. 5xx and the statuses that ask for another try are not
 //!    recorded; see [`Outcome`].
 //!
 //! # Example
@@ -92,7 +92,10 @@
 //!
 //! Inside the session layer (whose user is the scope, and whose commit is part of the run) and inside
 //! compression (a stored answer should suit every client); outside the cache. A layer further in that
-//! answers 401 or 429 does not use the key up. `Set-Cookie` reaches only the first asker.
+//! answers 401 or 429 does not use the key up; nor does one that makes 500 of a panic, or 408 or 504 of a
+//! handler that it stopped, though that may have had its effect: such layers belong outside, and a limit
+//! of time is set [here](IdempotencyLayer::time_limit). `Set-Cookie` reaches only the first asker. Nested in
+//! itself, the outer layer guards and the inner one lets pass; what that one requires is required.
 //!
 //! # Failure
 //!
@@ -104,7 +107,7 @@
 //! | --- | --- |
 //! | the server dies, or is cut off, before the run | it runs |
 //! | during the run, or before the outcome is recorded | 409 until the lease ends, then attempt 2, or 409 with [`Orphan::Reject`]. **Whether the first run had its effect is unknown** |
-//! | the handler panics, its body breaks, the service fails with an error, the session cannot be saved, the run takes longer than the [limit](IdempotencyLayer::time_limit) | the same |
+//! | the handler panics, its body breaks, the service fails with an error, the session cannot be saved, the run takes longer than the [limit](IdempotencyLayer::time_limit), it has lost its lease and its answer is one that is not recorded | the same |
 //! | after the outcome is recorded | the answer |
 //! | a run is paused for longer than its lease and another takes over | the answer of the other; the first is told ([`Idempotent::check`]) and cannot record anything |
 //!

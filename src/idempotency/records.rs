@@ -121,7 +121,8 @@ impl Records {
     }
 
     /// Gives an orphan its answer, which every retry gets as a replay for
-    /// [`retain`](crate::idempotency::IdempotencyLayer::retain) from now. Nothing else is changed by it:
+    /// [`retain`](crate::idempotency::IdempotencyLayer::retain) from now, or, if it is told by its content,
+    /// for the window. Nothing else is changed by it:
     /// not a record that a handler holds, nor one that has an answer, nor the lack of one. `Set-Cookie`
     /// and the like are dropped, as they are from the answer of a handler.
     ///
@@ -143,7 +144,8 @@ impl Records {
                  one, or raise `stored_limit`"
             ))
         })?;
-        self.0.store.settle(&self.id(scope, key), outcome, self.0.terms).await
+        let (_, kept) = self.0.terms_of(is_content_key(key));
+        self.0.store.settle(&self.id(scope, key), outcome, kept).await
     }
 
     fn id(&self, scope: &str, key: &str) -> String {

@@ -19,7 +19,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderMap, Request, Response,
+    HeaderMap, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
     response::Parts,
 };
@@ -77,38 +77,49 @@ pub(crate) async fn run<S, Q, R>(
     this.lease.auto_renew();
     let finish = Finish::of(request.extensions_mut());
     let limit = this.config.time_limit;
+    let has_body = request.method() != Method::HEAD;
+    // `Err` is what the client gets of a run that made nothing to go on with.
     let made = async {
-        let response = inner.call(request).await?;
-        Ok(this.read(response).await)
+        let response = inner.call(request).await.map_err(Err)?;
+        let made = this.read(response, has_body).await.map_err(Ok)?;
+        let finished = finish.run(made.status()).await;
+        Ok((made, finished))
     };
     match timeout(limit, made).await {
-        Ok(Ok(Ok(Made::Streaming(answer)))) => match finish.run(answer.head.status).await {
-            Err(error) => {
-                telemetry::store_failed("idempotency", &error);
-                let _ = head.send(Ok(answer.into_response()));
-            }
-            Ok(()) => this.stream(answer, head).await,
-        },
-        Ok(Ok(Ok(Made::Whole { response, record }))) => {
-            let finished = finish.run(response.status()).await;
-            match (finished, record) {
-                (Err(error), _) => {
-                    telemetry::store_failed("idempotency", &error);
-                    let _ = head.send(Ok(response));
-                }
-                (Ok(()), Some(record)) => this.complete(record, response, head).await,
-                (Ok(()), None) => this.abandon(response, head).await,
-            }
+        Ok(Ok((Made::Streaming(answer), Ok(())))) => this.stream(answer, head).await,
+        Ok(Ok((Made::Whole { response, record: Some(record) }, Ok(())))) => {
+            this.complete(record, response, head).await;
         }
-        Ok(Ok(Err(broken))) => {
-            let _ = head.send(Ok(broken));
+        Ok(Ok((Made::Whole { response, record: None }, Ok(())))) => {
+            this.abandon(response, head).await;
         }
-        Ok(Err(error)) => {
-            let _ = head.send(Err(error));
+        Ok(Ok((made, Err(error)))) => {
+            telemetry::store_failed("idempotency", &error);
+            let _ = head.send(Ok(made.into_response()));
+        }
+        Ok(Err(ended)) => {
+            let _ = head.send(ended);
         }
         Err(_) => {
             let rejection = this.config.rejection.respond(Rejection::TimeLimit { limit });
             let _ = head.send(Ok(rejection));
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Made<B> {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Whole { response, .. } => response.status(),
+            Self::Streaming(answer) => answer.head.status,
+        }
+    }
+
+    /// The answer, with nobody who records it.
+    fn into_response(self) -> Response<ResponseBody<B>> {
+        match self {
+            Self::Whole { response, .. } => response,
+            Self::Streaming(answer) => answer.into_response(),
         }
     }
 }
@@ -118,6 +129,7 @@ impl Run {
     async fn read<R: Body<Data = Bytes>>(
         &self,
         response: Response<R>,
+        has_body: bool,
     ) -> Result<Made<R>, Response<ResponseBody<R>>> {
         let (head, body) = response.into_parts();
         let limit = self.config.stored_limit;
@@ -125,7 +137,8 @@ impl Run {
         let record = match self.outcome(&head) {
             Outcome::Retryable => None,
             Outcome::Store if body.size_hint().lower() <= limit as u64 && !is_stream(&head) => {
-                return read(body, limit, head).await;
+                let announced = announced(&head).filter(|_| has_body);
+                return read(body, limit, head, announced).await;
             }
             Outcome::Store | Outcome::Tombstone => Some(tombstone),
         };
@@ -201,6 +214,12 @@ impl Run {
         response: Response<ResponseBody<R>>,
         head: HeadSender<R, E>,
     ) {
+        if self.lease.is_lost() {
+            // Another may run it by now, or begin while this one is given up: it is an orphan.
+            telemetry::count(IDEMPOTENCY_TOTAL, "lost");
+            let _ = head.send(Ok(response));
+            return;
+        }
         match self.lease.release().await {
             Ok(true) => telemetry::count(IDEMPOTENCY_TOTAL, "abandoned"),
             Ok(false) => telemetry::count(IDEMPOTENCY_TOTAL, "lost"),
@@ -216,6 +235,7 @@ async fn read<R: Body<Data = Bytes>>(
     body: R,
     limit: usize,
     head: Parts,
+    announced: Option<u64>,
 ) -> Result<Made<R>, Response<ResponseBody<R>>> {
     let (mut chunks, mut length) = (Vec::new(), 0_usize);
     let mut trailers: Option<HeaderMap> = None;
@@ -227,7 +247,8 @@ async fn read<R: Body<Data = Bytes>>(
             Poll::Ready(Some(frame)) => frame,
             Poll::Ready(None) => break,
             Poll::Pending => {
-                return Ok(Made::Streaming(Streaming { head, chunks, length, trailers, body }));
+                let answer = Streaming { head, chunks, length, trailers, body, announced };
+                return Ok(Made::Streaming(answer));
             }
         };
         match frame.map(Frame::into_data) {
@@ -250,7 +271,7 @@ async fn read<R: Body<Data = Bytes>>(
         }
     }
     let data = ResponseBody::<R>::joined(chunks, length);
-    if announced(&head).is_some_and(|announced| announced > length as u64) {
+    if announced.is_some_and(|announced| announced > length as u64) {
         // It was cut. A replay would pass it off as a whole one.
         return Err(Response::from_parts(head, ResponseBody::buffered(data, trailers)));
     }
@@ -259,8 +280,11 @@ async fn read<R: Body<Data = Bytes>>(
     Ok(Made::Whole { response: Response::from_parts(head, body), record })
 }
 
-/// The length that the head announces, if it does.
-pub(crate) fn announced(head: &Parts) -> Option<u64> {
+/// The length of the body that the head announces, if it does: of a 304 it is that of another answer.
+fn announced(head: &Parts) -> Option<u64> {
+    if head.status == StatusCode::NOT_MODIFIED {
+        return None;
+    }
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -282,7 +306,9 @@ mod tests {
     async fn an_answer_shorter_than_it_announces_is_passed_on_and_not_recorded() {
         let answer = |announced: &str| {
             let response = Response::builder().header(CONTENT_LENGTH, announced).body(());
-            read(Full::new(Bytes::from_static(b"half")), 100, response.unwrap().into_parts().0)
+            let head = response.unwrap().into_parts().0;
+            let announced = super::announced(&head);
+            read(Full::new(Bytes::from_static(b"half")), 100, head, announced)
         };
         let cut = answer("8").await.err().expect("it is not recorded");
         assert_eq!(cut.into_body().collect().await.unwrap().to_bytes(), "half");

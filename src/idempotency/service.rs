@@ -5,8 +5,8 @@ use crate::{
     idempotency::{
         admit::{Key, admit},
         future::ResponseFuture,
-        handle::Unkeyed,
-        header,
+        handle::{Idempotent, Unkeyed},
+        header::{self, IDEMPOTENCY_KEY},
         layer::Config,
         rejection::Rejection,
     },
@@ -40,9 +40,15 @@ impl<S> Idempotency<S> {
         if !required && !self.config.methods.contains(request.method()) {
             return Ok(None);
         }
+        if required && !request.headers().contains_key(IDEMPOTENCY_KEY) {
+            return Err(Rejection::KeyMissing);
+        }
+        // A layer further out guards it: here it would be in flight already.
+        if request.extensions().get::<Idempotent>().is_some() {
+            return Ok(None);
+        }
         match header::key(request.headers(), self.config.lenient)? {
             Some(key) => Ok(Some(Key::Sent(key))),
-            None if required => Err(Rejection::KeyMissing),
             None => Ok(self.config.window.map(|_| Key::Content)),
         }
     }

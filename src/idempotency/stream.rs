@@ -1,12 +1,9 @@
 //! An answer that is not ready at once: it is passed on as it comes, and recorded when it has come.
 
 use crate::{
-    body::{PipeSender, ResponseBody},
+    body::{PipeSender, ResponseBody, longer},
     detached::HeadSender,
-    idempotency::{
-        run::{Run, announced},
-        stored::Stored,
-    },
+    idempotency::{run::Run, stored::Stored},
 };
 use bytes::Bytes;
 use http::{HeaderMap, Response, response::Parts};
@@ -21,6 +18,8 @@ pub(crate) struct Streaming<B> {
     pub(crate) length: usize,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) body: Pin<Box<B>>,
+    /// How long its head says that it is.
+    pub(crate) announced: Option<u64>,
 }
 
 /// How the reading of an answer ended.
@@ -39,7 +38,7 @@ impl<B: Body<Data = Bytes>> Streaming<B> {
 
     /// Reads on to the end, or until it is larger than the limit. Whether the client is there does not
     /// matter: what a retry gets is made here.
-    async fn read(&mut self, limit: usize, pipe: &PipeSender<B::Error>) -> Read<B::Error> {
+    async fn read(&mut self, limit: usize, way: &mut Way<B::Error>) -> Read<B::Error> {
         while let Some(frame) = next(&mut self.body).await {
             match frame.map(Frame::into_data) {
                 Ok(Ok(data)) if data.is_empty() => {}
@@ -49,13 +48,54 @@ impl<B: Body<Data = Bytes>> Streaming<B> {
                 Ok(Ok(data)) => {
                     self.length += data.len();
                     self.chunks.push(data.clone());
-                    pipe.send(Ok(Frame::data(data))).await;
+                    way.pass(data).await;
                 }
                 Ok(Err(frame)) => self.trailers = frame.into_trailers().ok(),
                 Err(error) => return Read::Broken(error),
             }
         }
         Read::Whole
+    }
+}
+
+/// The way to the client. With the last byte of a length that was announced a client has the whole, so
+/// that one is held back like an end.
+struct Way<E> {
+    pipe: PipeSender<E>,
+    /// What is missing of that length.
+    missing: Option<u64>,
+    held: Option<Bytes>,
+}
+
+impl<E> Way<E> {
+    async fn pass(&mut self, data: Bytes) {
+        self.let_go().await;
+        self.missing = self.missing.and_then(|missing| missing.checked_sub(data.len() as u64));
+        if self.missing == Some(0) {
+            self.held = Some(data);
+        } else {
+            self.pipe.send(Ok(Frame::data(data))).await;
+        }
+    }
+
+    async fn let_go(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.pipe.send(Ok(Frame::data(held))).await;
+        }
+    }
+
+    /// For what is passed on in another way.
+    async fn into_pipe(mut self) -> PipeSender<E> {
+        self.let_go().await;
+        self.pipe
+    }
+
+    async fn end(self, trailers: Option<HeaderMap>) {
+        let pipe = self.into_pipe().await;
+        if let Some(trailers) = trailers {
+            pipe.send(Ok(Frame::trailers(trailers))).await;
+        }
+        pipe.end();
     }
 }
 
@@ -71,38 +111,39 @@ impl Run {
         let limit = self.config.stored_limit;
         // Room for all that is recorded and the trailers, so that nothing here waits for the client.
         let room = limit.saturating_add(1).min(Semaphore::MAX_PERMITS);
-        let (pipe, piped) = ResponseBody::piped(room, answer.body.size_hint());
-        let announced = announced(&answer.head);
+        let hint = longer(answer.body.size_hint(), answer.length as u64);
+        let (pipe, piped) = ResponseBody::piped(room, hint);
+        let mut way = Way { pipe, missing: answer.announced.or(hint.exact()), held: None };
         let mut whole = Stored::response(&answer.head, Bytes::new(), None);
         let tombstone = Stored::Tombstone { status: answer.head.status };
         for chunk in &answer.chunks {
-            pipe.send(Ok(Frame::data(chunk.clone()))).await;
+            way.pass(chunk.clone()).await;
         }
         let _ = head.send(Ok(Response::from_parts(answer.head.clone(), piped)));
 
-        match timeout(self.config.time_limit, answer.read(limit, &pipe)).await {
+        match timeout(self.config.time_limit, answer.read(limit, &mut way)).await {
             Ok(Read::Whole) => {
                 let trailers = answer.trailers;
-                if announced.is_none_or(|announced| announced <= answer.length as u64) {
+                if answer.announced.is_none_or(|announced| announced <= answer.length as u64) {
                     if let Stored::Response { snapshot, trailers: kept } = &mut whole {
                         snapshot.body = ResponseBody::<B>::joined(answer.chunks, answer.length);
                         *kept = trailers.clone().unwrap_or_default();
                     }
-                    self.settle(&whole, end(pipe, trailers)).await;
+                    self.settle(&whole, way.end(trailers)).await;
                 } else {
-                    end(pipe, trailers).await;
+                    way.end(trailers).await;
                 }
             }
             Ok(Read::TooLarge(data)) => {
-                let rest = pass_on(Some(data), answer.body, pipe);
+                let rest = pass_on(Some(data), answer.body, way.into_pipe().await);
                 self.settle(&tombstone, async { drop(tokio::spawn(rest)) }).await;
             }
             Err(_) => {
-                let rest = pass_on(None, answer.body, pipe);
+                let rest = pass_on(None, answer.body, way.into_pipe().await);
                 self.settle(&tombstone, async { drop(tokio::spawn(rest)) }).await;
             }
             Ok(Read::Broken(error)) => {
-                pipe.send(Err(error)).await;
+                way.into_pipe().await.send(Err(error)).await;
             }
         }
     }
@@ -110,13 +151,6 @@ impl Run {
 
 async fn next<B: Body>(body: &mut Pin<Box<B>>) -> Option<Result<Frame<B::Data>, B::Error>> {
     poll_fn(|cx| body.as_mut().poll_frame(cx)).await
-}
-
-async fn end<E>(pipe: PipeSender<E>, trailers: Option<HeaderMap>) {
-    if let Some(trailers) = trailers {
-        pipe.send(Ok(Frame::trailers(trailers))).await;
-    }
-    pipe.end();
 }
 
 /// Passes the rest on for as long as the client reads.

@@ -16,7 +16,10 @@ use axum::{
 };
 use bytes::Bytes;
 use std::{env, future, time::Duration};
-use tokio::time::sleep;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use towerkeep::{
     Backend, StoreFuture, Tasks,
     connection::redis::{self, FromRedisValue},
@@ -54,10 +57,14 @@ async fn app() {
     if env::var_os("REJECT").is_some() {
         layer = layer.on_orphan(Orphan::Reject);
     }
-    let routes = Router::new().route("/{key}", post(pay)).layer(layer).with_state(site);
+    let routes = Router::new().route("/{key}", post(pay)).layer(layer).with_state(site.clone());
     let server = HttpServer::start(routes).await;
+    let mut end = signal(SignalKind::terminate()).unwrap();
     process::announce(server.addr());
-    future::pending::<()>().await;
+    end.recv().await;
+    println!("ENDING");
+    server.stop().await;
+    println!("ENDED {}", site.store.shutdown(PATIENT).await);
 }
 
 /// Starts a child. `REDIS_URL` is where its records are, `NOTES_URL` where its notes go, which no test
@@ -176,9 +183,10 @@ impl IdempotencyStore for Site {
     }
 
     fn abandon(&self, claim: &Claim) -> StoreFuture<bool> {
-        let abandoned = self.store.abandon(claim);
+        let (site, claim) = (self.clone(), claim.clone());
         StoreFuture::boxed(async move {
-            let abandoned = abandoned.await;
+            site.stop("before_abandon").await;
+            let abandoned = site.store.abandon(&claim).await;
             println!("ABANDONED {abandoned:?}");
             abandoned
         })

@@ -44,11 +44,11 @@ async fn one_that_is_paused_before_it_stores_its_answer_stores_nothing() {
 async fn one_that_is_paused_and_fails_gives_nothing_up() {
     let site = Site::open();
     let [paused, other] = site.spawn_all([
-        Box::new(|site| site.victim("during", &[("STATUS", "500")])),
+        Box::new(|site| site.victim("before_abandon", &[("STATUS", "500")])),
         Box::new(|site| site.app(&[("AT", "before_complete")])),
     ]);
     let stale = pay_aside(&paused, "k");
-    wait_for(&paused, "AT during");
+    wait_for(&paused, "AT before_abandon");
     paused.pause();
     let other = Arc::new(other);
     let working = tokio::spawn({
@@ -57,7 +57,7 @@ async fn one_that_is_paused_and_fails_gives_nothing_up() {
     });
     wait_for(&other, "AT before_complete");
     paused.resume();
-    site.go("during");
+    site.go("before_abandon");
     wait_for(&paused, "ABANDONED Ok(false)");
     assert_eq!(stale.await.unwrap(), Some(Answer::Made(500, "attempt 1".into())));
     site.go("before_complete");
