@@ -4,6 +4,7 @@ use crate::{
     cache::{
         http::{
             directives::RequestDirectives,
+            extent::Extent,
             range::{Part, RangeRequest},
             serve::Use,
             validate::Conditions,
@@ -15,6 +16,7 @@ use crate::{
         query_method,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
+        stored::StoredResponse,
     },
     marks::SessionTouched,
 };
@@ -163,6 +165,14 @@ impl Visit {
         if *found.response.key != *self.identity() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
         }
+        if found.response.is_part() && !shared.policy.is_proxy() {
+            return self.miss(Forward::UriMiss, Some(found.stamp));
+        }
+        if !self.is_met_by(&found.response) {
+            let stamp = found.stamp.clone();
+            self.held = Some(found);
+            return self.miss_held(Forward::Partial, stamp);
+        }
         let good_for = shared.policy.decide(&found, &self.asked, shared.windows);
         if good_for == Use::Validate {
             let stale = found.fresh_for.is_zero() || self.asked == RequestDirectives::default();
@@ -231,15 +241,42 @@ impl Visit {
         let allowed = !self.authorized
             || shared.policy.may_answer_authorized(&held.response.snapshot.headers);
         let stands_in = shared.policy.stands_in(held, &self.asked, shared.windows);
-        (allowed && stands_in).then_some(held)
+        (allowed && stands_in && self.is_met_by(&held.response)).then_some(held)
     }
 
     /// The part of a stored response that is asked for.
-    pub(crate) fn part(&self, status: StatusCode, headers: &HeaderMap, length: usize) -> Part {
-        match &self.range {
-            Some(range) if status == StatusCode::OK => range.part(headers, length),
+    pub(crate) fn part(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        extent: Option<Extent>,
+    ) -> Part {
+        let divisible = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        match (&self.range, extent) {
+            (Some(range), Some(extent)) if divisible => range.part(headers, extent.total),
             _ => Part::Whole,
         }
+    }
+
+    /// Whether what is stored has all that is asked for: a part of a response answers who asks for no
+    /// more (RFC 9111, section 3.3).
+    pub(crate) fn is_met_by(&self, response: &StoredResponse) -> bool {
+        let snapshot = &response.snapshot;
+        let (status, headers) = (snapshot.status, &snapshot.headers);
+        let within = || {
+            let extent = Extent::of_part(headers);
+            match (self.part(status, headers, extent), extent) {
+                (Part::Bytes(bytes), Some(extent)) => extent.locate(&bytes).is_some(),
+                _ => false,
+            }
+        };
+        !response.is_part()
+            || (!self.head && (self.conditions.not_modified(status, headers) || within()))
+    }
+
+    /// Whether it asks for a part of what is not stored as a whole: that is nothing to wait for.
+    pub(crate) fn wants_part(&self) -> bool {
+        self.range.is_some() && self.held.as_ref().is_none_or(|held| held.response.is_part())
     }
 
     /// The status of a response that did not come from the store.
@@ -249,7 +286,8 @@ impl Visit {
 
     /// What waiters for the same response have in common.
     pub(crate) fn flight(&self) -> String {
-        format!("{}{}", self.address.entry(), self.address.lease())
+        let part = self.range.as_ref().filter(|_| self.wants_part()).map(RangeRequest::name);
+        format!("{}{}{}", self.address.entry(), self.address.lease(), part.unwrap_or_default())
     }
 
     /// From now on it is about the whole response, for the store.

@@ -8,14 +8,20 @@ use crate::cache::http::date;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
-        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+        IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
     },
 };
 use std::time::SystemTime;
 
-const DESCRIBES_CONTENT: [HeaderName; 5] =
-    [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING];
+const DESCRIBES_CONTENT: [HeaderName; 6] = [
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    TRANSFER_ENCODING,
+];
 
 /// What a client has already, as its request says.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +55,7 @@ impl Conditions {
 
     /// Whether the client has the very response already and a 304 will do.
     pub(crate) fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        if status != StatusCode::OK {
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return false;
         }
         if !self.none_match.is_empty() {
