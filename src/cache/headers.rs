@@ -38,7 +38,7 @@ pub(crate) fn stored<B: Body<Data = Bytes>>(
     let mut headers = snapshot.headers.clone();
     headers.insert(AGE, HeaderValue::from(found.age.as_secs()));
     status.write(&mut headers);
-    if visit.conditions.not_modified(snapshot.status, &headers) {
+    if visit.is_known(snapshot.status, &headers) {
         return not_modified(headers);
     }
     let extent = Extent::of(snapshot.status, &headers, snapshot.body.len());

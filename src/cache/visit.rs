@@ -38,6 +38,8 @@ pub(crate) struct Visit {
     pub(crate) range: Option<RangeRequest>,
     /// What the request asks of caches.
     pub(crate) asked: RequestDirectives,
+    /// A stored response that does not say when it was modified goes by its `Date`.
+    by_date: bool,
     /// What is stored and is not the answer as it is: the origin may say that it holds, or fail.
     pub(crate) held: Option<Found>,
     /// The client has its answer: this is for the store.
@@ -131,6 +133,7 @@ impl Visit {
             conditions: Conditions::of(request.headers()),
             range: RangeRequest::of(request.headers()),
             asked: shared.policy.asked(request.headers()),
+            by_date: shared.policy.is_proxy(),
             held: None,
             background: false,
             moved: false,
@@ -258,6 +261,15 @@ impl Visit {
         }
     }
 
+    /// Whether the client has what is stored already.
+    pub(crate) fn is_known(&self, status: StatusCode, stored: &HeaderMap) -> bool {
+        // To the second, what was purged and made again looks the same: an application purges.
+        match self.by_date {
+            true => self.conditions.stored_not_modified(status, stored),
+            false => self.conditions.not_modified(status, stored),
+        }
+    }
+
     /// Whether what is stored has all that is asked for: a part of a response answers who asks for no
     /// more (RFC 9111, section 3.3).
     pub(crate) fn is_met_by(&self, response: &StoredResponse) -> bool {
@@ -270,8 +282,7 @@ impl Visit {
                 _ => false,
             }
         };
-        !response.is_part()
-            || (!self.head && (self.conditions.not_modified(status, headers) || within()))
+        !response.is_part() || (!self.head && (self.is_known(status, headers) || within()))
     }
 
     /// Whether it asks for a part of what is not stored as a whole: that is nothing to wait for.
