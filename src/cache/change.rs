@@ -6,7 +6,7 @@ use crate::{
     cache::{
         contend::Claim,
         fill::{Lead, written},
-        filling::Filling,
+        filling::{Filling, Moments},
         http::invalidate::{self, Origin},
         key::Key,
         layer::Shared,
@@ -87,8 +87,9 @@ impl Change {
             }
         };
         let (parts, body) = response.into_parts();
-        let give_up = answered + shared.fill_timeout;
-        let filling = Filling { parts, freshness, asked, started, answered, give_up };
+        let at = Moments { started, answered, give_up: answered + shared.fill_timeout };
+        let (freshness, before) = (Ok(freshness), Bytes::new());
+        let filling = Filling { parts, before, freshness, asked, at, forward_status: None };
         let spawn = |head| shared.tasks.spawn(store(lead, filling, body, head));
         Ok(Detached::new(spawn))
     }

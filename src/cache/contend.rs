@@ -114,7 +114,7 @@ pub(crate) async fn contend(
     }
 }
 
-fn unavailable(error: &StoreError) -> Contended {
+pub(crate) fn unavailable(error: &StoreError) -> Contended {
     telemetry::store_failed("cache", error);
     Contended::Forward(Reason::StoreUnavailable, Some(Outcome::Unavailable))
 }

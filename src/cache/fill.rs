@@ -4,7 +4,7 @@ use crate::{
     body::ResponseBody,
     cache::{
         contend::{Claim, Contended, Outcome, contend},
-        filling::Filling,
+        filling::{Filling, Moments},
         future::Call,
         headers,
         http::{
@@ -14,6 +14,7 @@ use crate::{
             vary,
         },
         layer::Shared,
+        parts::{Plan, is_of_a_part, without_waiting},
         policy::{Reason, UNCACHEABLE_FOR, content_length, initial_age},
         status::CacheStatus,
         store::{Fill, FillReply, Found},
@@ -65,9 +66,14 @@ impl Lead {
         let Some(leader) = &self.leader else { return self.describe(call, asked, head).await };
         let background = self.visit.background;
         let deserted = || head.is_closed() && !background;
-        match contend(&self.shared, &mut self.visit, &asked, leader, deserted).await {
+        let part = self.visit.wants_part();
+        let contended = match part {
+            true => without_waiting(&self.shared, &self.visit).await,
+            false => contend(&self.shared, &mut self.visit, &asked, leader, deserted).await,
+        };
+        match contended {
             Contended::Granted(claim) => {
-                if claim.is_alone() {
+                if claim.is_alone() && !part {
                     self.land(Outcome::Uncacheable);
                 }
                 self.make(claim, call, asked, head).await;
@@ -85,7 +91,7 @@ impl Lead {
                 telemetry::count(CACHE_TOTAL, "bypass");
                 let response = pin!(call.run(&self.visit));
                 self.visit.detail = Some(reason);
-                answer(response, head, &self.visit, None).await;
+                answer(response, head, &self.visit, (Plan::Plain, None)).await;
             }
             Contended::Deserted => {}
         }
@@ -113,18 +119,6 @@ impl Lead {
         self.visit.authorized = request.contains_key(AUTHORIZATION);
     }
 
-    /// Makes it a request for the whole response, or for word that what is stored still holds.
-    /// Returns whether it asks for that.
-    fn set_conditions(&self, request: &mut HeaderMap) -> bool {
-        if !self.shared.policy.is_proxy() {
-            Conditions::strip(request);
-            return false;
-        }
-        let Some(held) = &self.visit.held else { return false };
-        RangeRequest::strip(request);
-        validate::ask_again(&held.response.snapshot.headers, request)
-    }
-
     /// Runs the handler and stores what it answers, if it may be stored.
     async fn make<S, Q, R>(
         mut self,
@@ -137,7 +131,8 @@ impl Lead {
         R: Body<Data = Bytes>,
     {
         telemetry::count(CACHE_TOTAL, "miss");
-        let validating = self.set_conditions(call.request.headers_mut());
+        let plan = self.plan(call.request.headers_mut());
+        let validating = plan == Plan::Validate;
         let started = Instant::now();
         let give_up = started + self.shared.fill_timeout;
         let mut response = pin!(call.run(&self.visit));
@@ -147,7 +142,7 @@ impl Lead {
                 self.land(Outcome::Uncacheable);
                 claim.uncacheable(UNCACHEABLE_FOR).await;
                 let held = self.visit.held.take().filter(|_| validating);
-                return answer(response, head, &self.visit, held).await;
+                return answer(response, head, &self.visit, (plan, held)).await;
             }
         };
         let stand_in = self.visit.stand_in(&self.shared).cloned();
@@ -163,7 +158,7 @@ impl Lead {
                 return claim.fail().await;
             }
         };
-        let answered = Instant::now();
+        let at = Moments { started, answered: Instant::now(), give_up };
         if validating
             && response.status() == StatusCode::NOT_MODIFIED
             && let Some(held) = self.visit.held.take_if(|held| {
@@ -182,10 +177,14 @@ impl Lead {
             let _ = head.send(Ok(headers::stored(&found, &self.visit, status)));
             return;
         }
-        match self.judge(&response, answered - started) {
+        if plan == Plan::Complete && is_of_a_part(response.status()) {
+            return self.complete(claim, response, asked, at, head).await;
+        }
+        match self.judge(&response, at.answered - at.started) {
             Ok(freshness) => {
                 let (parts, body) = response.into_parts();
-                let filling = Filling { parts, freshness, asked, started, answered, give_up };
+                let (freshness, before) = (Ok(freshness), Bytes::new());
+                let filling = Filling { parts, before, freshness, asked, at, forward_status: None };
                 filling.run(self, claim, body, head).await;
             }
             Err(reason) => self.pass(claim, response, head, reason).await,
@@ -201,6 +200,10 @@ impl Lead {
             return Err(Reason::Session);
         }
         let freshness = self.judge_head(response.status(), response.headers(), delay)?;
+        let part = response.status() == StatusCode::PARTIAL_CONTENT;
+        if part && !self.may_store_part(response.headers()) {
+            return Err(Reason::Partial);
+        }
         let announced = content_length(response.headers()).unwrap_or(0);
         let least = announced.max(response.body().size_hint().lower());
         match least > self.shared.body_limit as u64 {
@@ -303,7 +306,7 @@ async fn answer<R: Body<Data = Bytes>, E>(
     mut response: Pin<&mut impl Future<Output = Result<Response<R>, E>>>,
     mut head: HeadSender<R, E>,
     visit: &Visit,
-    held: Option<Found>,
+    (plan, held): (Plan, Option<Found>),
 ) {
     let response = tokio::select! {
         response = &mut response => response,
@@ -314,6 +317,9 @@ async fn answer<R: Body<Data = Bytes>, E>(
         Some(held) if response.status() == StatusCode::NOT_MODIFIED => {
             let forward_status = Some(response.status());
             headers::stored(&held, visit, CacheStatus { forward_status, ..status })
+        }
+        _ if plan == Plan::Complete && is_of_a_part(response.status()) => {
+            headers::mismatched(CacheStatus { forward_status: Some(response.status()), ..status })
         }
         _ => written(response.map(ResponseBody::inner), status),
     }));

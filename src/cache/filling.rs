@@ -1,13 +1,16 @@
 //! Reads a response for its client and for the store at once.
 
 use crate::{
-    body::{PipeSender, Recording, ResponseBody},
+    body::{PipeSender, Recording, ResponseBody, longer},
     cache::{
         contend::{Claim, Outcome},
         fill::{Lead, written},
         headers,
-        http::storing::{self, Freshness},
-        policy::{UNCACHEABLE_FOR, content_length},
+        http::{
+            extent::Extent,
+            storing::{self, Freshness},
+        },
+        policy::{Reason, UNCACHEABLE_FOR, content_length},
         status::CacheStatus,
         store::Fill,
         stored::StoredResponse,
@@ -16,7 +19,7 @@ use crate::{
     snapshot::Snapshot,
 };
 use bytes::Bytes;
-use http::{HeaderMap, Response, response::Parts};
+use http::{HeaderMap, Response, StatusCode, response::Parts};
 use http_body::{Body, Frame};
 use std::{
     future::{Future, poll_fn},
@@ -35,9 +38,20 @@ const MAX_PIPE: usize = 1 << 30;
 /// A response that is being read: for its client, and for the store.
 pub(super) struct Filling {
     pub(super) parts: Parts,
-    pub(super) freshness: Freshness,
+    /// What is there already of its body.
+    pub(super) before: Bytes,
+    /// Or why it is not stored.
+    pub(super) freshness: Result<Freshness, Reason>,
     /// The request's own headers.
     pub(super) asked: HeaderMap,
+    pub(super) at: Moments,
+    /// The status that the handler gave, where it is another.
+    pub(super) forward_status: Option<StatusCode>,
+}
+
+/// When a response was asked for and came, and when it is too late.
+#[derive(Clone, Copy)]
+pub(super) struct Moments {
     pub(super) started: Instant,
     pub(super) answered: Instant,
     pub(super) give_up: Instant,
@@ -57,13 +71,14 @@ enum Recorded {
 impl Filling {
     pub(super) async fn run<R: Body<Data = Bytes>, E>(
         self,
-        mut lead: Lead,
+        lead: Lead,
         claim: Claim,
         body: R,
         head: HeadSender<R, E>,
     ) {
         let capacity = lead.shared.body_limit.clamp(MIN_PIPE, MAX_PIPE);
-        let (pipe, piped) = ResponseBody::piped(capacity, body.size_hint());
+        let (pipe, piped) =
+            ResponseBody::piped(capacity, longer(body.size_hint(), self.before.len() as u64));
         // Nobody reads the pipe behind a 304, or if the client has left; the fill goes on.
         let _ = head.send(Ok(self.response(&lead, piped)));
         let mut body = pin!(body);
@@ -73,15 +88,13 @@ impl Filling {
                 self.finish(lead, claim, data).await;
             }
             Recorded::Unfit(frame) => {
-                lead.land(Outcome::Uncacheable);
-                claim.uncacheable(UNCACHEABLE_FOR).await;
+                refuse(lead, claim).await;
                 if pipe.send(Ok(frame)).await {
                     pump(body, pipe).await;
                 }
             }
             Recorded::TooSlow => {
-                lead.land(Outcome::Uncacheable);
-                claim.uncacheable(UNCACHEABLE_FOR).await;
+                refuse(lead, claim).await;
                 pump(body, pipe).await;
             }
             // The client gets what the handler gave, and its server knows what to make of that.
@@ -96,9 +109,12 @@ impl Filling {
     /// What the client gets.
     fn response<R: Body>(&self, lead: &Lead, body: ResponseBody<R>) -> Response<ResponseBody<R>> {
         let (visit, parts) = (&lead.visit, &self.parts);
-        let status = CacheStatus { stored: true, ..visit.status() };
+        let (stored, forward_status) = (self.freshness.is_ok(), self.forward_status);
+        let detail = self.freshness.as_ref().err().copied().or(visit.detail);
+        let status = CacheStatus { stored, forward_status, detail, ..visit.status() };
         if visit.conditions.not_modified(parts.status, &parts.headers) {
-            let status = CacheStatus { forward_status: Some(parts.status), ..status };
+            let forward_status = forward_status.or(Some(parts.status));
+            let status = CacheStatus { forward_status, ..status };
             return written(headers::not_modified(parts.headers.clone()), status);
         }
         written(Response::from_parts(parts.clone(), body), status)
@@ -113,10 +129,14 @@ impl Filling {
         pipe: &PipeSender<R::Error>,
     ) -> Recorded {
         let mut recording = Recording::new(lead.shared.body_limit);
+        if !self.before.is_empty() {
+            recording.push(&self.before);
+            pipe.send(Ok(Frame::data(self.before.clone()))).await;
+        }
         loop {
             let frame = tokio::select! {
                 frame = next(body.as_mut()) => frame,
-                () = sleep_until(self.give_up) => return Recorded::TooSlow,
+                () = sleep_until(self.at.give_up) => return Recorded::TooSlow,
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
@@ -140,35 +160,56 @@ impl Filling {
         }
     }
 
-    /// A body that ended before the length that was announced was cut.
+    /// A body that ended before the length that was announced was cut, and so was a part that has not
+    /// all the bytes that it is said to have.
     fn is_whole(&self, data: &Bytes) -> bool {
-        content_length(&self.parts.headers).is_none_or(|length| length == data.len() as u64)
+        let (headers, length) = (&self.parts.headers, data.len() as u64);
+        let all_of_the_part =
+            || Extent::of_part(headers).is_some_and(|extent| extent.length() == length);
+        content_length(headers).is_none_or(|announced| announced == length)
+            && (self.parts.status != StatusCode::PARTIAL_CONTENT || all_of_the_part())
     }
 
     async fn finish(self, mut lead: Lead, claim: Claim, data: Bytes) {
-        // The handler may have touched the session while its body was read.
-        let age = self.freshness.age + self.answered.elapsed();
-        let past = age >= self.freshness.lifetime && self.freshness.stale.is_zero();
-        if lead.touched(&self.parts.extensions) || past {
-            lead.land(Outcome::Uncacheable);
-            return claim.uncacheable(UNCACHEABLE_FOR).await;
+        let freshness = match self.freshness {
+            // The handler may have touched the session while its body was read.
+            Ok(freshness) if !lead.touched(&self.parts.extensions) => freshness,
+            _ => return refuse(lead, claim).await,
+        };
+        let age = freshness.age + self.at.answered.elapsed();
+        if age >= freshness.lifetime && freshness.stale.is_zero() {
+            return refuse(lead, claim).await;
         }
         let snapshot = Snapshot {
             status: self.parts.status,
             headers: storing::to_store(&self.parts.headers, SystemTime::now()),
             body: data,
         };
+        let joined = match snapshot.status {
+            StatusCode::PARTIAL_CONTENT => lead.joined(snapshot, &self.asked).await,
+            _ => Some(snapshot),
+        };
+        let Some(snapshot) = joined else {
+            lead.land(Outcome::Uncacheable);
+            return claim.fail().await;
+        };
         let key = lead.visit.identity().into_owned().into();
         let fill = Fill {
             response: Arc::new(StoredResponse { key, snapshot }),
             age,
-            lifetime: self.freshness.lifetime,
-            stale: self.freshness.stale,
-            cost: self.started.elapsed(),
+            lifetime: freshness.lifetime,
+            stale: freshness.stale,
+            cost: self.at.started.elapsed(),
         };
         let outcome = lead.store(claim, fill, &self.asked).await;
         lead.land(outcome);
     }
+}
+
+/// Nobody needs to wait for such a response.
+async fn refuse(mut lead: Lead, claim: Claim) {
+    lead.land(Outcome::Uncacheable);
+    claim.uncacheable(UNCACHEABLE_FOR).await;
 }
 
 /// Hands on the rest of a body as fast as its client reads, and stops when it has left.

@@ -245,10 +245,6 @@ where
             false => forward(call, &visit, None),
         };
     }
-    if visit.range.is_some() && visit.held.is_none() {
-        // A part of it is not worth that others wait for the whole.
-        return forward(call, &visit, Some(Reason::Range));
-    }
     if visit.touched() {
         // Its response is not for others, whatever it will be: nobody should wait for it.
         return forward(call, &visit, Some(Reason::Session));
@@ -292,8 +288,8 @@ where
     if visit.head || visit.touched() {
         return;
     }
+    visit.refresh();
     if let Role::Lead(leader) = shared.flights.join(&visit.flight()) {
-        visit.refresh();
         // The task goes on though nobody waits for its response.
         drop(lead::<S, Q, R>(shared, call, visit, Some(leader)));
     }

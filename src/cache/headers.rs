@@ -3,7 +3,7 @@
 use crate::{
     body::ResponseBody,
     cache::{
-        http::{range::Part, validate::Conditions},
+        http::{extent::Extent, range::Part, validate::Conditions},
         status::CacheStatus,
         store::Found,
         visit::Visit,
@@ -38,9 +38,10 @@ pub(crate) fn stored<B: Body<Data = Bytes>>(
     let mut headers = snapshot.headers.clone();
     headers.insert(AGE, HeaderValue::from(found.age.as_secs()));
     status.write(&mut headers);
-    if visit.conditions.not_modified(snapshot.status, &headers) {
+    if visit.is_known(snapshot.status, &headers) {
         return not_modified(headers);
     }
+    let extent = Extent::of(snapshot.status, &headers, snapshot.body.len());
     let body = if visit.head {
         if !snapshot.body.is_empty() {
             // The length of the body that a GET would get, since there is none to measure.
@@ -48,9 +49,9 @@ pub(crate) fn stored<B: Body<Data = Bytes>>(
         }
         ResponseBody::empty()
     } else {
-        match visit.part(snapshot.status, &headers, snapshot.body.len()) {
-            Part::Whole => ResponseBody::full(snapshot.body.clone()),
-            part => return partial(headers, &snapshot.body, part),
+        match (visit.part(snapshot.status, &headers, extent), extent) {
+            (Part::Whole, _) | (_, None) => ResponseBody::full(snapshot.body.clone()),
+            (part, Some(extent)) => return partial(headers, &snapshot.body, extent, &part),
         }
     };
     with(snapshot.status, headers, body)
@@ -60,6 +61,13 @@ pub(crate) fn stored<B: Body<Data = Bytes>>(
 pub(crate) fn not_modified<B: Body>(mut headers: HeaderMap) -> Response<ResponseBody<B>> {
     Conditions::strip_content(&mut headers);
     with(StatusCode::NOT_MODIFIED, headers, ResponseBody::empty())
+}
+
+/// What a client gets if an origin answered with a part that does not belong to what it was asked for.
+pub(crate) fn mismatched<B: Body>(status: CacheStatus) -> Response<ResponseBody<B>> {
+    let mut headers = HeaderMap::new();
+    status.write(&mut headers);
+    with(StatusCode::BAD_GATEWAY, headers, ResponseBody::empty())
 }
 
 /// What a client gets that wants an answer from the store or none (RFC 9111, section 5.2.1.7).
@@ -72,19 +80,23 @@ pub(crate) fn nothing_stored<B: Body>(status: CacheStatus) -> Response<ResponseB
 /// A 206, or the 416 that says how long the body is (RFC 9110, sections 15.3.7 and 15.5.17).
 fn partial<B: Body<Data = Bytes>>(
     mut headers: HeaderMap,
-    whole: &Bytes,
-    part: Part,
+    held: &Bytes,
+    extent: Extent,
+    part: &Part,
 ) -> Response<ResponseBody<B>> {
-    let length = whole.len();
-    let (status, range, body) = match part {
-        Part::Bytes(part) => {
-            let range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
-            (StatusCode::PARTIAL_CONTENT, range, whole.slice(part))
+    let there = match part {
+        Part::Bytes(bytes) => {
+            extent.locate(bytes).map(|at| (extent.describe(bytes), held.slice(at)))
         }
-        Part::Whole | Part::Unsatisfiable => {
+        Part::Whole | Part::Unsatisfiable => None,
+    };
+    let (status, range, body) = match there {
+        Some((range, body)) => (StatusCode::PARTIAL_CONTENT, range, body),
+        None => {
             Conditions::strip_content(&mut headers);
             headers.remove(ACCEPT_RANGES);
-            (StatusCode::RANGE_NOT_SATISFIABLE, format!("bytes */{length}"), Bytes::new())
+            let range = format!("bytes */{}", extent.total.unwrap_or(extent.end));
+            (StatusCode::RANGE_NOT_SATISFIABLE, range, Bytes::new())
         }
     };
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -7,7 +7,7 @@ use crate::{
         fill::{Lead, written},
         future::Call,
         headers,
-        http::update,
+        http::{extent::Extent, update},
         policy::{Reason, initial_age},
         status::CacheStatus,
         store::{Fill, Found},
@@ -126,7 +126,8 @@ impl Lead {
         let answer = whole.map(|response| response.headers().clone());
         if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
             let old = &held.response.snapshot;
-            match update::describes(&answer, &old.headers, old.body.len()) {
+            let extent = Extent::of(old.status, &old.headers, old.body.len());
+            match update::describes(&answer, &old.headers, extent.and_then(|held| held.total)) {
                 true => drop(self.freshen(claim, &held, &answer, started, &asked).await),
                 false => self.forget().await,
             }

@@ -52,11 +52,20 @@
 //! | validation | 4.3 | by `ETag` and `Last-Modified`; a 304, or a matching response to `HEAD`, renews what is stored |
 //! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
-//! | ranges | 3.3 | one range of a stored 200, `If-Range`; a 206 of the upstream is not stored |
+//! | ranges | 3.3, 3.4 | one range of what is stored, `If-Range`; a 206 is stored, joined with another, and completed |
 //! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
 //! | `QUERY` | RFC 10008 | with a [`QueryMethodLayer`] around the cache, which puts the content into the key |
 //!
-//! It does not join parts of a response, or know `Cache-Groups`.
+//! It does not know `Cache-Groups`.
+//!
+//! A range of what is not stored goes to the upstream as it is, and holds nobody up who wants the whole.
+//! A 206 with one range of bytes is stored, and answers who asks for no more than it has. One with the
+//! same strong `ETag` that overlaps or touches it is joined with it; of two that lie apart, the longer
+//! one stays while it is fresh. Who wants the whole while its beginning is stored gets that and the rest,
+//! for which the upstream is asked by `Range` and `If-Range`. If its answer is a part that does not
+//! belong there, which no upstream that goes by `If-Range` gives, the client gets a 502
+//! (`detail=mismatch`), and the part is forgotten. `multipart/byteranges` passes through, and so does a
+//! part with fewer bytes than it says. A response that breaks off is not stored at all.
 //!
 //! ```
 //! # use towerkeep::{Backend, cache::{CacheLayer, Policy}};
@@ -145,6 +154,7 @@ mod http;
 mod key;
 mod layer;
 mod memory;
+mod parts;
 mod policy;
 mod query_method;
 mod record;

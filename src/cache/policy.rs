@@ -90,10 +90,13 @@ impl Policy {
     ///   say how long a response is fresh. `CDN-Cache-Control` (RFC 9213) replaces them.
     /// - What is stale is validated by its `ETag` and `Last-Modified`; a client's own conditions and
     ///   `Range` are answered from what is stored.
+    /// - Parts of a response (206) are stored, joined, and completed by a request for the rest.
     /// - Each variant that `Vary` tells apart is stored, up to 64 of an entry.
     /// - A request's `Cache-Control` and `Pragma` are heeded. `only-if-cached` gets a 504.
     /// - A response to a method that may change something, if it says that it did (2xx or 3xx), makes
     ///   its target forgotten, and what its `Location` and `Content-Location` name on the same origin.
+    ///   A 200 to a `POST` whose `Content-Location` is its own target, and which says how long it is
+    ///   fresh, is stored for it.
     /// - A response with `Set-Cookie` is stored like any other: an upstream that means it for one
     ///   client has to say `private` or `no-store`.
     ///
@@ -288,6 +291,8 @@ pub(crate) enum Reason {
     Method,
     Upgrade,
     Range,
+    Partial,
+    Mismatch,
     Precondition,
     RequestBody,
     AmbiguousHost,
@@ -319,6 +324,8 @@ impl Reason {
             Self::Method => "method",
             Self::Upgrade => "upgrade",
             Self::Range => "range",
+            Self::Partial => "partial",
+            Self::Mismatch => "mismatch",
             Self::Precondition => "precondition",
             Self::RequestBody => "request-body",
             Self::AmbiguousHost => "ambiguous-host",

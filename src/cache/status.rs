@@ -30,6 +30,7 @@ pub(crate) enum Forward {
     UriMiss,
     VaryMiss,
     Stale,
+    Partial,
     Request,
 }
 
@@ -94,6 +95,7 @@ impl Forward {
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
+            Self::Partial => "partial",
             Self::Request => "request",
         }
     }

@@ -1,16 +1,19 @@
 //! A response as a store keeps it.
 //!
 //! ```text
-//! u8 version = 1 · u32 length, canonical key · snapshot, as in `snapshot.rs`          big-endian
+//! u8 version = 1, of a part 2 · u32 length, canonical key · snapshot, as in `snapshot.rs`          big-endian
 //! ```
 
 use crate::snapshot::Snapshot;
 use bytes::{Buf, BufMut, Bytes};
-use http::Response;
+use http::{Response, StatusCode};
 use std::fmt;
 
 /// Changes with the format. A blob of another version is a miss.
 const VERSION: u8 = 1;
+
+/// That of a 206, which a reader that knows whole responses only must not give to anyone.
+const PART_VERSION: u8 = 2;
 
 /// A response, and the key of the request that it answered.
 ///
@@ -38,7 +41,7 @@ impl StoredResponse {
     pub fn encode(&self) -> Option<Bytes> {
         let snapshot = self.snapshot.encode()?;
         let mut blob = Vec::with_capacity(1 + 4 + self.key.len() + snapshot.len());
-        blob.put_u8(VERSION);
+        blob.put_u8(self.version());
         blob.put_u32(self.key.len().try_into().ok()?);
         blob.put_slice(&self.key);
         blob.put_slice(&snapshot);
@@ -49,12 +52,20 @@ impl StoredResponse {
     /// the blob, not a copy.
     #[must_use]
     pub fn decode(mut blob: Bytes) -> Option<Self> {
-        if blob.try_get_u8().ok()? != VERSION {
-            return None;
-        }
+        let version = blob.try_get_u8().ok()?;
         let length = blob.try_get_u32().ok()? as usize;
         let key = (length <= blob.len()).then(|| blob.split_to(length))?;
-        Some(Self { key, snapshot: Snapshot::decode(blob).ok()? })
+        let response = Self { key, snapshot: Snapshot::decode(blob).ok()? };
+        (response.version() == version).then_some(response)
+    }
+
+    /// Whether it is a part of a response: an answer only to who asks for no more.
+    pub(crate) fn is_part(&self) -> bool {
+        self.snapshot.status == StatusCode::PARTIAL_CONTENT
+    }
+
+    fn version(&self) -> u8 {
+        if self.is_part() { PART_VERSION } else { VERSION }
     }
 
     /// About how many bytes of memory it takes.
@@ -76,7 +87,7 @@ impl fmt::Debug for StoredResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderMap, StatusCode};
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     fn sample() -> StoredResponse {
@@ -101,9 +112,22 @@ mod tests {
         for length in 0..blob.len() {
             assert_eq!(StoredResponse::decode(blob.slice(..length)), None, "cut at {length}");
         }
-        let mut newer = blob.to_vec();
-        newer[0] = 2;
-        assert_eq!(StoredResponse::decode(newer.into()), None);
+        for version in [0, 2, 3] {
+            let mut newer = blob.to_vec();
+            newer[0] = version;
+            assert_eq!(StoredResponse::decode(newer.into()), None, "version {version}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_of_a_version_of_its_own() {
+        let mut part = sample();
+        part.snapshot.status = StatusCode::PARTIAL_CONTENT;
+        let blob = part.encode().unwrap();
+        assert_eq!((blob[0], StoredResponse::decode(blob.clone())), (2, Some(part)));
+        let mut whole = blob.to_vec();
+        whole[0] = 1;
+        assert_eq!(StoredResponse::decode(whole.into()), None);
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use crate::{
     cache::{
         http::{
             directives::RequestDirectives,
+            extent::Extent,
             range::{Part, RangeRequest},
             serve::Use,
             validate::Conditions,
@@ -15,6 +16,7 @@ use crate::{
         query_method,
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
+        stored::StoredResponse,
     },
     marks::SessionTouched,
 };
@@ -36,6 +38,8 @@ pub(crate) struct Visit {
     pub(crate) range: Option<RangeRequest>,
     /// What the request asks of caches.
     pub(crate) asked: RequestDirectives,
+    /// A stored response that does not say when it was modified goes by its `Date`.
+    by_date: bool,
     /// What is stored and is not the answer as it is: the origin may say that it holds, or fail.
     pub(crate) held: Option<Found>,
     /// The client has its answer: this is for the store.
@@ -129,6 +133,7 @@ impl Visit {
             conditions: Conditions::of(&request.headers),
             range: RangeRequest::of(&request.headers),
             asked: shared.policy.asked(&request.headers),
+            by_date: shared.policy.is_proxy(),
             held: None,
             background: false,
             moved: false,
@@ -162,6 +167,14 @@ impl Visit {
         };
         if *found.response.key != *self.identity() {
             return self.miss(Forward::UriMiss, Some(found.stamp));
+        }
+        if found.response.is_part() && !shared.policy.is_proxy() {
+            return self.miss(Forward::UriMiss, Some(found.stamp));
+        }
+        if !self.is_met_by(&found.response) {
+            let stamp = found.stamp.clone();
+            self.held = Some(found);
+            return self.miss_held(Forward::Partial, stamp);
         }
         let good_for = shared.policy.decide(&found, &self.asked, shared.windows);
         if good_for == Use::Validate {
@@ -231,15 +244,50 @@ impl Visit {
         let allowed = !self.authorized
             || shared.policy.may_answer_authorized(&held.response.snapshot.headers);
         let stands_in = shared.policy.stands_in(held, &self.asked, shared.windows);
-        (allowed && stands_in).then_some(held)
+        (allowed && stands_in && self.is_met_by(&held.response)).then_some(held)
     }
 
     /// The part of a stored response that is asked for.
-    pub(crate) fn part(&self, status: StatusCode, headers: &HeaderMap, length: usize) -> Part {
-        match &self.range {
-            Some(range) if status == StatusCode::OK => range.part(headers, length),
+    pub(crate) fn part(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        extent: Option<Extent>,
+    ) -> Part {
+        let divisible = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+        match (&self.range, extent) {
+            (Some(range), Some(extent)) if divisible => range.part(headers, extent.total),
             _ => Part::Whole,
         }
+    }
+
+    /// Whether the client has what is stored already.
+    pub(crate) fn is_known(&self, status: StatusCode, stored: &HeaderMap) -> bool {
+        // To the second, what was purged and made again looks the same: an application purges.
+        match self.by_date {
+            true => self.conditions.stored_not_modified(status, stored),
+            false => self.conditions.not_modified(status, stored),
+        }
+    }
+
+    /// Whether what is stored has all that is asked for: a part of a response answers who asks for no
+    /// more (RFC 9111, section 3.3).
+    pub(crate) fn is_met_by(&self, response: &StoredResponse) -> bool {
+        let snapshot = &response.snapshot;
+        let (status, headers) = (snapshot.status, &snapshot.headers);
+        let within = || {
+            let extent = Extent::of_part(headers);
+            match (self.part(status, headers, extent), extent) {
+                (Part::Bytes(bytes), Some(extent)) => extent.locate(&bytes).is_some(),
+                _ => false,
+            }
+        };
+        !response.is_part() || (!self.head && (self.is_known(status, headers) || within()))
+    }
+
+    /// Whether it asks for a part of what is not stored as a whole: that is nothing to wait for.
+    pub(crate) fn wants_part(&self) -> bool {
+        self.range.is_some() && self.held.as_ref().is_none_or(|held| held.response.is_part())
     }
 
     /// The status of a response that did not come from the store.
@@ -249,7 +297,8 @@ impl Visit {
 
     /// What waiters for the same response have in common.
     pub(crate) fn flight(&self) -> String {
-        format!("{}{}", self.address.entry(), self.address.lease())
+        let part = self.range.as_ref().filter(|_| self.wants_part()).map(RangeRequest::name);
+        format!("{}{}{}", self.address.entry(), self.address.lease(), part.unwrap_or_default())
     }
 
     /// From now on it is about the whole response, for the store.

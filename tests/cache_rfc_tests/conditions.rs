@@ -8,6 +8,8 @@ on_every_backend! { clients_conditions, own_conditions }
 const TAGGED: &str = "cache-control: max-age=60|etag: \"a\"|content-type: text/plain";
 const DATED: &str = "cache-control: max-age=60|last-modified: Sun, 06 Nov 1994 08:49:37 GMT";
 
+const UNDATED: &str = "cache-control: max-age=99999999999|date: Sun, 06 Nov 1994 08:49:37 GMT";
+
 async fn clients_conditions(harness: Harness) {
     let tagged = |name, request, status| {
         (name, vec![get("").gives(TAGGED, "one"), get(request).unasked().status(status)])
@@ -41,6 +43,19 @@ async fn clients_conditions(harness: Harness) {
             "4.3.2: If-Modified-Since, RFC 850",
             "if-modified-since: Sunday, 06-Nov-94 08:49:37 GMT",
             304,
+        ),
+        (
+            "4.3.2: a stored response that was not said to be modified was when it was made",
+            vec![
+                get("").gives(UNDATED, "one"),
+                get("if-modified-since: Sun, 06 Nov 1994 08:49:36 GMT").hit("one").status(200),
+                get("if-modified-since: Sun, 06 Nov 1994 08:49:37 GMT").unasked().status(304),
+                get("if-modified-since: {now}").unasked().status(304),
+            ],
+        ),
+        (
+            "RFC 9110 13.1.3: one that has just come is handed on",
+            vec![get("if-modified-since: {now}").gives(UNDATED, "one").status(200).body("one")],
         ),
         (
             "RFC 9110 15.4.5: what a 304 has",

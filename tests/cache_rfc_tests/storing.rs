@@ -30,7 +30,7 @@ async fn statuses(harness: Harness) {
         stored("3: 504", 504),
         stored("3: 599", 599),
         (
-            "3.3: not a 206, and not as a 200",
+            "3.3: a 206 does not pass for a 200",
             vec![
                 get("range: bytes=0-2").answers(
                     206,

@@ -15,8 +15,8 @@ const HEURISTIC_PART: u32 = 10;
 const HEURISTIC_LIMIT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Statuses that may be cached although they do not say for how long (RFC 9110, section 15.1), but
-/// for 206, 300, 301 and 308: a redirect that says nothing of time is best asked for again.
-const HEURISTIC_STATUSES: [u16; 8] = [200, 203, 204, 404, 405, 410, 414, 501];
+/// for 300, 301 and 308: a redirect that says nothing of time is best asked for again.
+const HEURISTIC_STATUSES: [u16; 9] = [200, 203, 204, 206, 404, 405, 410, 414, 501];
 
 /// Whether the response says how long it is fresh, in a form that counts: an `Expires` that cannot
 /// be read says that it is stale.

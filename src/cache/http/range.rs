@@ -11,8 +11,8 @@ use std::{ops::Range, time::Duration};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Whole,
-    /// These bytes.
-    Bytes(Range<usize>),
+    /// These bytes of the representation.
+    Bytes(Range<u64>),
     /// Nothing that there is.
     Unsatisfiable,
 }
@@ -36,14 +36,28 @@ impl RangeRequest {
         request.remove(IF_RANGE);
     }
 
-    /// The part of a stored 200 with these headers and a body of that length. What is no range of
-    /// bytes, or several of them, is answered with the whole (section 14.2).
-    pub(crate) fn part(&self, stored: &HeaderMap, length: usize) -> Part {
+    /// The part of a stored response with these headers, of a representation of that length. What is
+    /// no range of bytes, or several of them, is answered with the whole (section 14.2).
+    ///
+    /// Of a length that is not known, no suffix is a part, and nothing without an end.
+    pub(crate) fn part(&self, stored: &HeaderMap, total: Option<u64>) -> Part {
         let holds = |condition| is_current(condition, stored);
         if !self.condition.as_ref().is_none_or(holds) {
             return Part::Whole;
         }
-        self.range.to_str().ok().and_then(|range| select(range, length)).unwrap_or(Part::Whole)
+        let range = self.range.to_str().ok();
+        range.and_then(|range| select(range, total.unwrap_or(u64::MAX))).unwrap_or(Part::Whole)
+    }
+
+    /// Whether the answer may be a part of what the client has already, without the fields that it has
+    /// (section 15.3.7).
+    pub(crate) fn is_conditional(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// What tells it from other requests for parts.
+    pub(crate) fn name(&self) -> String {
+        format!("{:?} {:?}", self.range, self.condition)
     }
 }
 
@@ -63,7 +77,7 @@ fn is_current(condition: &HeaderValue, stored: &HeaderMap) -> bool {
     strong && asked == modified
 }
 
-fn select(range: &str, length: usize) -> Option<Part> {
+fn select(range: &str, length: u64) -> Option<Part> {
     let (unit, set) = range.split_once('=')?;
     let (first, last) = set.trim().split_once('-')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -72,7 +86,7 @@ fn select(range: &str, length: usize) -> Option<Part> {
     let number = |digits: &str| {
         let legal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         // More digits than fit are beyond every body.
-        legal.then(|| digits.parse().unwrap_or(usize::MAX))
+        legal.then(|| digits.parse().unwrap_or(u64::MAX))
     };
     let (start, end) = match (first, last) {
         ("", suffix) => match number(suffix)? {
@@ -142,7 +156,7 @@ mod tests {
             ("x", &[], false),
         ] {
             let request = headers(&[("range", "bytes=0-1"), ("if-range", condition)]);
-            let part = RangeRequest::of(&request).unwrap().part(&headers(stored), 10);
+            let part = RangeRequest::of(&request).unwrap().part(&headers(stored), Some(10));
             let expected = if holds { Part::Bytes(0..2) } else { Part::Whole };
             assert_eq!(part, expected, "{condition} {stored:?}");
         }
@@ -150,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_lies_within_the_body(range in "bytes=[0-9]{0,22}-[0-9]{0,22}|\\PC{0,20}", length in 0usize..50) {
+        fn a_part_lies_within_the_body(range in "bytes=[0-9]{0,22}-[0-9]{0,22}|\\PC{0,20}", length in 0u64..50) {
             if let Some(Part::Bytes(part)) = select(&range, length) {
                 prop_assert!(part.start < part.end && part.end <= length);
             }

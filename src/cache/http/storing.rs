@@ -3,6 +3,7 @@
 use crate::cache::{
     http::{
         directives::{Directives, Scope},
+        extent::Extent,
         freshness,
         serve::Windows,
         vary,
@@ -62,12 +63,13 @@ pub(crate) fn judge(
     age: Duration,
     now: SystemTime,
 ) -> Result<Freshness, Reason> {
-    let (directives, _) = said;
+    let ((directives, _), is_part) = (said, status == StatusCode::PARTIAL_CONTENT);
     // A cache that understands the status may pass over the no-store beside (section 5.2.2.3).
     let no_store = directives.no_store && !directives.must_understand;
     let misunderstood = directives.must_understand && !understands(status);
     let forbidden = [
         (!is_final(status), Reason::Status),
+        (is_part && Extent::of_part(headers).is_none(), Reason::Partial),
         (no_store || asked.no_store, Reason::NoStore),
         (misunderstood, Reason::Status),
         (directives.private.is_whole(), Reason::Private),
@@ -115,17 +117,16 @@ pub(crate) fn explicit(
     }
 }
 
-/// A 206 is part of a response and a 304 none; the statuses from 600 on mean nothing.
+/// A 304 is no response of its own; the statuses from 600 on mean nothing.
 fn is_final(status: StatusCode) -> bool {
-    let partial = status == StatusCode::PARTIAL_CONTENT || status == StatusCode::NOT_MODIFIED;
-    (200..600).contains(&status.as_u16()) && !partial
+    (200..600).contains(&status.as_u16()) && status != StatusCode::NOT_MODIFIED
 }
 
 /// The statuses of RFC 9110, section 15, whose caching this cache knows how to do.
 fn understands(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200..=205 | 300..=303 | 305..=308 | 400..=411 | 413..=417 | 421 | 422 | 426 | 500..=505
+        200..=206 | 300..=303 | 305..=308 | 400..=411 | 413..=417 | 421 | 422 | 426 | 500..=505
     )
 }
 
@@ -189,9 +190,11 @@ mod tests {
         for status in [200, 201, 299, 302, 404, 499, 500, 503, 599] {
             assert_eq!(ask(status, anyone, &[fresh]), Ok(()), "{status}");
         }
-        for status in [100, 206, 304, 600, 999] {
+        for status in [100, 304, 600, 999] {
             assert_eq!(ask(status, anyone, &[fresh]), Err(Reason::Status), "{status}");
         }
+        assert_eq!(ask(206, anyone, &[fresh]), Err(Reason::Partial));
+        assert_eq!(ask(206, anyone, &[fresh, ("content-range", "bytes 0-4/10")]), Ok(()));
         let modified = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
         for status in [200, 203, 204, 404, 405, 410, 414, 501] {
             assert_eq!(ask(status, anyone, &[modified]), Ok(()), "{status}");

@@ -8,14 +8,20 @@ use crate::cache::http::date;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
-        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+        CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE,
+        ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
     },
 };
 use std::time::SystemTime;
 
-const DESCRIBES_CONTENT: [HeaderName; 5] =
-    [CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING];
+const DESCRIBES_CONTENT: [HeaderName; 6] = [
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    TRANSFER_ENCODING,
+];
 
 /// What a client has already, as its request says.
 #[derive(Clone, Debug, Default)]
@@ -49,17 +55,25 @@ impl Conditions {
 
     /// Whether the client has the very response already and a 304 will do.
     pub(crate) fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        if status != StatusCode::OK {
+        self.hold(status, headers, date::of(headers, &LAST_MODIFIED))
+    }
+
+    /// The same of a stored response: where it does not say when it was modified, it was when it was
+    /// made (RFC 9111, section 4.3.2).
+    pub(crate) fn stored_not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let made = || date::of(headers, &DATE).filter(|_| !headers.contains_key(LAST_MODIFIED));
+        self.hold(status, headers, date::of(headers, &LAST_MODIFIED).or_else(made))
+    }
+
+    fn hold(&self, status: StatusCode, headers: &HeaderMap, modified: Option<SystemTime>) -> bool {
+        if !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return false;
         }
         if !self.none_match.is_empty() {
             let etag = headers.get(ETAG).map(HeaderValue::as_bytes);
             return self.none_match.iter().any(|line| matches(line.as_bytes(), etag));
         }
-        match (self.modified_since, date::of(headers, &LAST_MODIFIED)) {
-            (Some(since), Some(modified)) => modified <= since,
-            _ => false,
-        }
+        self.modified_since.zip(modified).is_some_and(|(since, modified)| modified <= since)
     }
 
     /// Leaves the head of a 304: what describes a body that is not there goes (RFC 9110, section
