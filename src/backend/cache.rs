@@ -2,7 +2,9 @@
 
 use super::Backend;
 use crate::{
-    cache::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
+    cache::{
+        Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Purge, Tag, Verdict,
+    },
     pubsub::Subscription,
     store::StoreFuture,
     tasks::Tasks,
@@ -38,6 +40,14 @@ impl CacheStore for Backend {
 
     fn purge(&self, entries: &[String]) -> StoreFuture<u64> {
         self.inner.stores.cache.purge(entries)
+    }
+
+    fn purge_tags(&self, tags: &[Tag], purge: Purge) -> StoreFuture<()> {
+        self.inner.stores.cache.purge_tags(tags, purge)
+    }
+
+    fn last_purge(&self) -> u64 {
+        self.inner.stores.cache.last_purge()
     }
 
     fn watch(&self, entry: &str) -> Option<Subscription> {

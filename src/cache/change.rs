@@ -7,10 +7,14 @@ use crate::{
         contend::Claim,
         fill::{Lead, written},
         filling::{Filling, Moments},
-        http::invalidate::{self, Origin},
+        http::{
+            groups,
+            invalidate::{self, Origin},
+        },
         key::Key,
         layer::Shared,
         policy::Reason,
+        tag::Purge,
         visit::Visit,
     },
     detached::{Detached, HeadSender},
@@ -23,18 +27,23 @@ use http_body::Body;
 use std::{sync::Arc, time::SystemTime};
 use tokio::time::Instant;
 
+/// So many groups a response invalidates at most; the rest is left alone.
+const MAX_INVALIDATED: usize = 900;
+
 /// A request that may change what is stored, on its way.
 pub(crate) struct Change {
     visit: Box<Visit>,
     /// The headers of a POST: what its response may vary by.
     post: Option<HeaderMap>,
     started: Instant,
+    /// The last purge that was known before.
+    seen: u64,
 }
 
 impl Change {
-    pub(crate) fn new<Q>(visit: Box<Visit>, request: &Request<Q>) -> Self {
+    pub(crate) fn new<Q>(seen: u64, visit: Box<Visit>, request: &Request<Q>) -> Self {
         let post = (request.method() == Method::POST).then(|| request.headers().clone());
-        Self { visit, post, started: Instant::now() }
+        Self { visit, post, started: Instant::now(), seen }
     }
 
     /// Whether the response says that something has changed.
@@ -42,7 +51,8 @@ impl Change {
         invalidate::has_changed(response.status())
     }
 
-    /// Forgets what the handler says that it has changed (RFC 9111, section 4.4).
+    /// Forgets what the handler says that it has changed (RFC 9111, section 4.4, and RFC 9875, section
+    /// 3).
     pub(crate) fn forget<B>(&self, shared: &Shared, response: &Response<B>) -> StoreFuture<u64> {
         let key = &self.visit.key;
         let named = invalidate::named(response.headers(), origin(key));
@@ -50,7 +60,16 @@ impl Change {
         // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
         let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
         let entries: Vec<_> = entries.flat_map(|key| key.hashes()).collect();
-        shared.store.purge(&entries)
+        let purge = shared.store.purge(&entries);
+        let groups = groups::invalidated(response.headers(), key.origin(), MAX_INVALIDATED);
+        if groups.is_empty() {
+            return purge;
+        }
+        let groups = shared.store.purge_tags(&groups, Purge::Hard);
+        StoreFuture::boxed(async move {
+            let (purged, grouped) = tokio::join!(purge, groups);
+            grouped.and(purged)
+        })
     }
 
     /// Hands the response on.
@@ -90,7 +109,8 @@ impl Change {
         let at = Moments { started, answered, give_up: answered + shared.fill_timeout };
         let (freshness, before) = (Ok(freshness), Bytes::new());
         let filling = Filling { parts, before, freshness, asked, at, forward_status: None };
-        let spawn = |head| shared.tasks.spawn(store(lead, filling, body, head));
+        let seen = self.seen;
+        let spawn = |head| shared.tasks.spawn(store(lead, seen, filling, body, head));
         Ok(Detached::new(spawn))
     }
 
@@ -106,12 +126,13 @@ impl Change {
 /// Stores the response while its client reads it.
 async fn store<R: Body<Data = Bytes>, E>(
     lead: Lead,
+    seen: u64,
     filling: Filling,
     body: R,
     head: HeadSender<R, E>,
 ) {
     match Claim::alone(&lead.shared, &lead.visit).await {
-        Ok(claim) => filling.run(lead, claim, body, head).await,
+        Ok(claim) => filling.run(lead, claim.since(seen), body, head).await,
         Err(error) => {
             telemetry::store_failed("cache", &error);
             let status = lead.visit.status().detail(Reason::StoreUnavailable);

@@ -203,6 +203,7 @@ impl LeaseOps for Grant {
 pub(crate) struct Claim {
     grant: Arc<Grant>,
     lease: Lease,
+    seen: u64,
 }
 
 impl Claim {
@@ -210,7 +211,13 @@ impl Claim {
         let (length, tasks) = (shared.lease, shared.tasks.clone());
         let mut lease = Lease::new(grant.clone(), "cache", asked_at.into_std(), length, tasks);
         lease.auto_renew();
-        Self { grant, lease }
+        let seen = shared.store.last_purge();
+        Self { grant, lease, seen }
+    }
+
+    /// The last purge that was known before the response was begun.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// A right that nobody waits for, to store what is learnt beside.
@@ -220,6 +227,11 @@ impl Claim {
         // Whatever the answer: a fill without the lease is refused.
         grant.ask(visit.seen.as_deref()).await?;
         Ok(Self::new(shared, grant, asked_at))
+    }
+
+    /// The same, for a response that was begun when this was the last purge that was known.
+    pub(crate) fn since(self, seen: u64) -> Self {
+        Self { seen, ..self }
     }
 
     /// Whether others may wait for the end of it.

@@ -1,6 +1,7 @@
 -- KEYS[1] leases (hash), KEYS[2] entry (hash)
 -- ARGV: now ms ('' = the server's), lease, variant, token, age ms, lifetime ms, stale ms, cost ms,
---       response, channel, names by which the variant was found, variants that there may be
+--       response, channel, names by which the variant was found, variants that there may be,
+--       last purge known before it was begun, tags
 -- RETURNS {1, ''} stored | {0, ''} refused | {2, names by which the entry varies}
 -- Mirrors holds, covers and Meta::new in record.rs.
 -- Field x is when the key expires: a lookup learns the server's time from it and PTTL. Field v has
@@ -21,7 +22,8 @@ if vary ~= ARGV[11] or (full and not redis.call('HGET', KEYS[2], 'm:' .. ARGV[3]
   redis.call('UNLINK', KEYS[2])
 end
 local meta = table.concat(
-  {'1', ARGV[4], int(math.max(0, now - age)), int(fresh), int(keep), ARGV[8]}, '|')
+  {'1', ARGV[4], int(math.max(0, now - age)), int(fresh), int(keep), ARGV[8],
+    ARGV[13], ARGV[14]}, '|')
 local ends = math.max(keep, tonumber(redis.call('HGET', KEYS[2], 'x') or '') or 0)
 redis.call('HSET', KEYS[2], 'x', int(ends), 'v', ARGV[11],
   'm:' .. ARGV[3], meta, 'b:' .. ARGV[3], ARGV[9])

@@ -204,6 +204,7 @@ impl Lead {
         if part && !self.may_store_part(response.headers()) {
             return Err(Reason::Partial);
         }
+        self.visit.tags(&self.shared, response.headers())?;
         let announced = content_length(response.headers()).unwrap_or(0);
         let least = announced.max(response.body().size_hint().lower());
         match least > self.shared.body_limit as u64 {
@@ -220,8 +221,8 @@ impl Lead {
     ) -> Result<Freshness, Reason> {
         let (shared, now) = (&self.shared, SystemTime::now());
         let age = initial_age(&shared.policy, headers, delay, now);
-        let authorized = self.visit.authorized;
-        shared.policy.judge(&shared.key, authorized, (status, headers), shared.windows, age, now)
+        let asked = self.visit.asked_of_store();
+        shared.policy.judge(&shared.key, asked, (status, headers), shared.windows, age, now)
     }
 
     pub(super) fn touched(&self, response: &http::Extensions) -> bool {

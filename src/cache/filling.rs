@@ -193,8 +193,15 @@ impl Filling {
             lead.land(Outcome::Uncacheable);
             return claim.fail().await;
         };
+        // The handler may have tagged it while its body was read.
+        let Ok(tags) = lead.visit.tags(&lead.shared, &snapshot.headers) else {
+            lead.land(Outcome::Uncacheable);
+            return claim.uncacheable(UNCACHEABLE_FOR).await;
+        };
         let key = lead.visit.identity().into_owned().into();
         let fill = Fill {
+            seen: claim.seen(),
+            tags: tags.into_iter().collect(),
             response: Arc::new(StoredResponse { key, snapshot }),
             age,
             lifetime: freshness.lifetime,

@@ -95,7 +95,7 @@ where
     pub(crate) fn new(mut service: S, request: Request<Q>, shared: Arc<Shared>) -> Self {
         let (parts, body) = request.into_parts();
         let admission = Visit::of(&shared, &parts, &body);
-        let request = Request::from_parts(parts, body);
+        let mut request = Request::from_parts(parts, body);
         let state = match admission {
             Admission::Visit(visit) => look_up(&shared, Call { service, request }, visit),
             Admission::Bypass(reason) => {
@@ -106,7 +106,8 @@ where
             Admission::Change(visit) => {
                 telemetry::count(CACHE_TOTAL, "bypass");
                 let status = Some(visit.status());
-                let change = Some(Change::new(visit, &request));
+                visit.listen(request.extensions_mut());
+                let change = Some(Change::new(shared.store.last_purge(), visit, &request));
                 State::Inner { future: service.call(request), status, change }
             }
             Admission::Nested => {

@@ -34,6 +34,7 @@ pub(crate) fn stored<B: Body<Data = Bytes>>(
     visit: &Visit,
     status: CacheStatus,
 ) -> Response<ResponseBody<B>> {
+    visit.answered_with(found);
     let snapshot = &found.response.snapshot;
     let mut headers = snapshot.headers.clone();
     headers.insert(AGE, HeaderValue::from(found.age.as_secs()));

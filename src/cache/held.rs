@@ -57,24 +57,29 @@ impl Lead {
         // A field that is of the old response alone says nothing of the new one's age.
         let age = initial_age(&self.shared.policy, answer, started.elapsed(), now);
         let headers = update::freshened(&old.headers, answer, now);
-        let (authorized, windows) = (self.visit.authorized, self.shared.windows);
         let judged = self.shared.policy.judge(
             &self.shared.key,
-            authorized,
+            self.visit.asked_of_store(),
             (old.status, &headers),
-            windows,
+            self.shared.windows,
             age,
             now,
         );
+        let judged = judged.and_then(|freshness| {
+            Ok((freshness, self.visit.tags_of_held(&self.shared, held, &headers)?))
+        });
         let snapshot = Snapshot { status: old.status, headers, body: old.body.clone() };
         let key = held.response.key.clone();
         let response = Arc::new(StoredResponse { key, snapshot });
         let mut found = Found::new(response.clone(), held.stamp.clone(), age, Duration::ZERO);
         let stored = judged.is_ok();
         let outcome = match judged {
-            Ok(freshness) => {
+            Ok((freshness, tags)) => {
                 found.fresh_for = freshness.left(age);
                 let fill = Fill {
+                    // From before the origin was asked: a purge meanwhile is about this, too.
+                    seen: claim.seen(),
+                    tags,
                     response,
                     age,
                     lifetime: freshness.lifetime,

@@ -4,7 +4,7 @@ mod query;
 
 pub use query::Query;
 
-use crate::key::digest;
+use crate::{cache::tag::Tag, key::digest};
 use http::{
     HeaderMap, HeaderName, Uri,
     header::{COOKIE, HOST},
@@ -210,6 +210,14 @@ impl Key {
         let origin = std::str::from_utf8(&self.canonical[..self.path.start]).unwrap_or_default();
         let (scheme, host) = origin.split_once("//").unwrap_or_default();
         (scheme.strip_suffix(':'), host)
+    }
+
+    /// The tag of all that is stored for its target, as far as the target is part of the key.
+    pub(crate) fn tag(&self) -> Tag {
+        let (_, host) = self.origin();
+        let target = std::str::from_utf8(&self.canonical[self.path.clone()]).unwrap_or_default();
+        // Behind a space stands what the handler sees.
+        Tag::uri(host, target.split(' ').next().unwrap_or_default())
     }
 
     /// The name of its entry in a store.

@@ -2,9 +2,11 @@
 
 use crate::{
     cache::{
+        purges::{self, Purges},
         record::{self, Held, MAX_VARIANTS, Meta},
         store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
         stored::StoredResponse,
+        tag::{Purge, Tag},
     },
     context::Context,
     expiring::{ENTRY_OVERHEAD, Entry, Expiring, WhenFull},
@@ -13,7 +15,10 @@ use crate::{
     tasks::Tasks,
 };
 use bytes::Bytes;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// How many bytes of responses are kept by default.
 pub(crate) const DEFAULT_CAPACITY: usize = 64 << 20;
@@ -28,6 +33,8 @@ pub struct MemoryStore {
     /// Locked before `leases` wherever both are.
     entries: Expiring<Variants>,
     leases: Expiring<Leases>,
+    /// Locked last.
+    purges: Mutex<Purges>,
 }
 
 /// The responses of one entry, and what they vary by.
@@ -55,6 +62,7 @@ impl MemoryStore {
             context: context.clone(),
             entries: Expiring::new(clock(), capacity, WhenFull::EvictLeastRecentlyUsed),
             leases: Expiring::new(clock(), MAX_LEASES, soonest),
+            purges: Mutex::default(),
         }
     }
 
@@ -67,6 +75,10 @@ impl MemoryStore {
         let entry = address.entry();
         self.entries
             .with(entry, |variants| self.leases.with(entry, |leases| step(variants, leases)))
+    }
+
+    fn purges(&self) -> MutexGuard<'_, Purges> {
+        self.purges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, entry: &str) {
@@ -91,7 +103,10 @@ impl CacheStore for MemoryStore {
                 return Lookup::Varies { names: variants.vary.clone() };
             }
             match named(&variants.stored, address.variant()) {
-                Some(Stored { meta, response }) => meta.found(response.clone(), now),
+                Some(Stored { meta, response }) => {
+                    let standing = self.purges().standing(meta.seen, &meta.tags);
+                    meta.found(response.clone(), standing, now)
+                }
                 None if !variants.vary.is_empty() => Lookup::NoVariant,
                 None => Lookup::Absent { stamp: None },
             }
@@ -183,6 +198,18 @@ impl CacheStore for MemoryStore {
         StoreFuture::ready(Ok(purged.count() as u64))
     }
 
+    fn purge_tags(&self, tags: &[Tag], purge: Purge) -> StoreFuture<()> {
+        let allowed = purges::within_limit(tags);
+        if allowed.is_ok() {
+            self.purges().purge(tags, purge, self.context.clock.now_us());
+        }
+        StoreFuture::ready(allowed)
+    }
+
+    fn last_purge(&self) -> u64 {
+        self.purges().last()
+    }
+
     fn watch(&self, entry: &str) -> Option<Subscription> {
         Some(self.context.hints.subscribe(&channel(entry)))
     }
@@ -240,7 +267,9 @@ fn store(
     let ends = entry.expires_us().max(Some(stored.meta.keep.saturating_mul(1_000)));
     variants.stored.retain(|(other, _)| **other != *name);
     variants.stored.push((name.into(), stored));
-    let weight = |(name, stored): &(Box<str>, Stored)| name.len() + stored.response.weight();
+    let weight = |(name, stored): &(Box<str>, Stored)| {
+        name.len() + stored.meta.tags.as_str().len() + stored.response.weight()
+    };
     let weight = ENTRY_OVERHEAD + variants.stored.iter().map(weight).sum::<usize>();
     entry.insert(variants, ends.unwrap_or(u64::MAX), weight).inspect_err(|_| {
         entry.remove();

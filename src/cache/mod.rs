@@ -144,6 +144,7 @@
 
 mod change;
 mod contend;
+mod control;
 mod fill;
 mod filling;
 mod future;
@@ -156,14 +157,18 @@ mod layer;
 mod memory;
 mod parts;
 mod policy;
+mod purges;
 mod query_method;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod redis_tags;
 mod service;
 mod status;
 mod store;
 mod stored;
+mod tag;
 mod vary_memo;
 mod visit;
 
@@ -173,6 +178,7 @@ pub use self::redis::RedisStore;
 #[cfg(feature = "redis")]
 pub(crate) use self::redis::SCRIPTS;
 pub use self::{
+    control::CacheControl,
     future::ResponseFuture,
     handle::CacheHandle,
     key::{CacheKey, Query},
@@ -183,4 +189,5 @@ pub use self::{
     service::Cache,
     store::{Address, CacheStore, Fill, FillReply, Found, Lane, LeaseReply, Lookup, Verdict},
     stored::StoredResponse,
+    tag::{Purge, Tag, Tags},
 };

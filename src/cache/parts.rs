@@ -114,11 +114,12 @@ impl Lead {
             let _ = head.send(Ok(headers::mismatched(status.detail(Reason::Mismatch))));
             return claim.fail().await;
         };
+        held.iter().for_each(|held| self.visit.inherit(held));
         let delay = at.answered - at.started;
         let age = initial_age(&self.shared.policy, &parts.headers, delay, now);
         let freshness = self.shared.policy.judge(
             &self.shared.key,
-            self.visit.authorized,
+            self.visit.asked_of_store(),
             (StatusCode::OK, &headers),
             self.shared.windows,
             age,
@@ -147,7 +148,10 @@ impl Lead {
             None => Joined::New(part),
         };
         match joined {
-            Joined::Both(both) => Some(both),
+            Joined::Both(both) => {
+                stored.iter().for_each(|found| self.visit.inherit(found));
+                Some(both)
+            }
             // It may lack what its client has already.
             Joined::New(_) if asked.contains_key(IF_RANGE) => None,
             Joined::New(part) => Some(combine::alone(part)),

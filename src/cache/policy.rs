@@ -205,15 +205,16 @@ impl Policy {
     pub(crate) fn judge(
         &self,
         key: &CacheKey,
-        authorized: bool,
+        asked: Asked,
         (status, headers): (StatusCode, &HeaderMap),
         windows: Windows,
         age: Duration,
         now: SystemTime,
     ) -> Result<Freshness, Reason> {
+        let asked = Asked { ttl: asked.ttl.filter(|_| lasts(status)), ..asked };
         let (directives, targeted) = self.directives(headers);
         if self.is_proxy() {
-            let (asked, said) = (Asked { authorized, ..Asked::default() }, (&directives, targeted));
+            let said = (&directives, targeted);
             return storing::judge(asked, (status, headers), said, windows, age, now);
         }
         let forbidden = [
@@ -225,29 +226,33 @@ impl Policy {
             (directives.no_cache.is_set(), Reason::NoCache),
             (directives.malformed, Reason::Malformed),
             (headers.contains_key(SET_COOKIE), Reason::SetCookie),
-            (authorized && !directives.shares_authorized(), Reason::Authorization),
+            (asked.authorized && !directives.shares_authorized(), Reason::Authorization),
             (varies(headers, key), Reason::Vary),
             (is_event_stream(headers), Reason::EventStream),
         ];
         if let Some((_, reason)) = forbidden.into_iter().find(|(holds, _)| *holds) {
             return Err(reason);
         }
-        let lifetime = match self.0 {
-            Kind::Application | Kind::Proxy(_) => {
+        let lifetime = match (asked.ttl, &self.0) {
+            // From now on, however old it says that it is.
+            (Some(ttl), _) => age.saturating_add(ttl),
+            (None, Kind::Application | Kind::Proxy(_)) => {
                 let seconds = directives.lifetime().ok_or(Reason::NoFreshness)?;
                 Duration::from_secs(seconds.into())
             }
-            // From now on, however old it says that it is.
-            Kind::Fixed(ttl) => match status.as_u16() {
-                200 | 203 | 204 | 300 | 301 | 308 | 410 => age.saturating_add(ttl),
-                _ => return Err(Reason::Status),
-            },
+            (None, &Kind::Fixed(ttl)) if lasts(status) => age.saturating_add(ttl),
+            (None, Kind::Fixed(_)) => return Err(Reason::Status),
         };
         match age < lifetime {
             true => Ok(Freshness { lifetime, age, stale: windows.of(&directives).longest() }),
             false => Err(Reason::Stale),
         }
     }
+}
+
+/// Whether a response with this status is what its handler meant to answer, and will be again.
+fn lasts(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 410)
 }
 
 /// The length that the head announces, if it does.
@@ -304,6 +309,7 @@ pub(crate) enum Reason {
     NoCache,
     Malformed,
     SetCookie,
+    Tags,
     Session,
     Authorization,
     Vary,
@@ -337,6 +343,7 @@ impl Reason {
             Self::NoCache => "no-cache",
             Self::Malformed => "malformed-cache-control",
             Self::SetCookie => "set-cookie",
+            Self::Tags => "tags",
             Self::Session => "session",
             Self::Authorization => "authorization",
             Self::Vary => "vary",
@@ -388,7 +395,8 @@ mod tests {
         let key = CacheKey::default().header("accept-language");
         let (now, windows) = (SystemTime::now(), Windows::default());
         let age = initial_age(policy, headers, Duration::ZERO, now);
-        policy.judge(&key, authorized, (status, headers), windows, age, now)
+        let asked = Asked { authorized, ..Asked::default() };
+        policy.judge(&key, asked, (status, headers), windows, age, now)
     }
 
     fn judge(pairs: &[(&'static str, &str)]) -> Result<Freshness, Reason> {

@@ -2,13 +2,15 @@
 //! of the Lua scripts. Times are integer milliseconds by the store's clock.
 
 use crate::cache::{
+    purges::Standing,
     store::{Fill, Found, LeaseReply, Lookup},
     stored::StoredResponse,
+    tag::Tags,
 };
 use std::{sync::Arc, time::Duration};
 
-/// About a stored response: `1|stamp|born|fresh|keep|cost` in Redis. A later version may append
-/// fields; one that changes these changes the number in front.
+/// About a stored response: `1|stamp|born|fresh|keep|cost|seen|tags` in Redis. A later version may
+/// append fields; one that changes these changes the number in front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// The token of the fill.
@@ -21,6 +23,9 @@ pub(crate) struct Meta {
     pub(crate) keep: u64,
     /// How long it took to make.
     pub(crate) cost: u64,
+    /// The number of the last purge that was known before it was begun.
+    pub(crate) seen: u64,
+    pub(crate) tags: Tags,
 }
 
 impl Meta {
@@ -30,7 +35,8 @@ impl Meta {
         let fresh = (now + ms(fill.lifetime)).saturating_sub(ms(fill.age));
         let keep = fresh + ms(fill.stale);
         let born = now.saturating_sub(ms(fill.age));
-        let meta = Self { stamp: token.into(), born, fresh, keep, cost: ms(fill.cost) };
+        let (stamp, cost, tags) = (token.into(), ms(fill.cost), fill.tags.clone());
+        let meta = Self { stamp, born, fresh, keep, cost, seen: fill.seen, tags };
         (keep > now).then_some(meta)
     }
 
@@ -42,18 +48,29 @@ impl Meta {
         }
         let stamp = fields.next()?.into();
         let mut number = || fields.next()?.parse().ok();
-        Some(Self { stamp, born: number()?, fresh: number()?, keep: number()?, cost: number()? })
+        let (born, fresh, keep, cost, seen) =
+            (number()?, number()?, number()?, number()?, number()?);
+        let tags = Tags::parse(fields.next()?)?;
+        Some(Self { stamp, born, fresh, keep, cost, seen, tags })
     }
 
-    /// What a lookup answers.
-    pub(crate) fn found(&self, response: Arc<StoredResponse>, now: u64) -> Lookup {
-        let stamp = self.stamp.clone();
-        if self.keep <= now {
+    /// What a lookup answers, after what purges say of it.
+    pub(crate) fn found(
+        &self,
+        response: Arc<StoredResponse>,
+        standing: Standing,
+        now: u64,
+    ) -> Lookup {
+        let (stamp, tags) = (self.stamp.clone(), self.tags.clone());
+        if self.keep <= now || matches!(standing, Standing::Gone | Standing::Lost) {
             return Lookup::Absent { stamp: Some(stamp) };
         }
-        let (age, fresh_for) = (self.age(now), self.fresh_for(now));
         let stale_for = Duration::from_millis(now.saturating_sub(self.fresh));
-        Lookup::Found(Found { response, stamp, age, fresh_for, stale_for })
+        let (fresh_for, stale_for) = match standing.stale_for(now) {
+            Some(since) => (Duration::ZERO, stale_for.max(since)),
+            None => (self.fresh_for(now), stale_for),
+        };
+        Lookup::Found(Found { response, stamp, tags, age: self.age(now), fresh_for, stale_for })
     }
 
     fn age(&self, now: u64) -> Duration {
@@ -138,9 +155,16 @@ pub(crate) fn ms(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::tag::Tag;
 
     const NOW: u64 = 1_760_000_000_000;
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// Of what is fresh for 5 ms.
+    fn meta(keep: u64) -> Meta {
+        let (stamp, tags) = ("x".into(), Tags::default());
+        Meta { stamp, born: NOW, fresh: NOW + 5, keep, cost: 0, seen: 0, tags }
+    }
 
     #[test]
     fn a_lease_is_held_to_its_end_and_not_beyond() {
@@ -165,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_meanwhile_is_told_unless_the_caller_saw_it_or_it_is_stale() {
-        let meta = Meta { stamp: "x".into(), born: NOW, fresh: NOW + 5, keep: NOW + 9, cost: 0 };
+        let meta = meta(NOW + 9);
         let ask = |seen, now| contend(None, Some(&meta), "t", seen, now);
         assert_eq!(ask(None, NOW), LeaseReply::Filled);
         assert_eq!(ask(Some("y"), NOW), LeaseReply::Filled);
@@ -186,16 +210,47 @@ mod tests {
 
     #[test]
     fn meta_of_a_later_version_may_have_more_fields_but_not_another_number() {
-        let meta = Meta::parse("1|tok|10|20|30|4").unwrap();
+        let tags: Tags = ["a", "b"].map(|name| Tag::named(name).unwrap()).into_iter().collect();
+        let text = format!("1|tok|10|20|30|4|5|{}", tags.as_str());
+        let meta = Meta::parse(&text).unwrap();
         assert_eq!(
-            (&*meta.stamp, meta.born, meta.fresh, meta.keep, meta.cost),
-            ("tok", 10, 20, 30, 4)
+            (&*meta.stamp, meta.born, meta.fresh, meta.keep, meta.cost, meta.seen, &meta.tags),
+            ("tok", 10, 20, 30, 4, 5, &tags)
         );
-        assert_eq!(Meta::parse("1|tok|10|20|30|4|kind|tags"), Some(meta));
-        for other in ["", "2|tok|10|20|30|4", "1|tok|10|20|30", "1|tok|10|x|30|4", "1|tok|-1|2|3|4"]
-        {
+        assert_eq!(Meta::parse(&format!("{text}|kind")), Some(meta));
+        assert_eq!(Meta::parse("1|tok|10|20|30|4|5|").unwrap().tags, Tags::default());
+        for other in [
+            "",
+            "2|tok|10|20|30|4|5|",
+            "1|tok|10|20|30|4|5",
+            "1|tok|10|x|30|4|5|",
+            "1|tok|-1|2|3|4|5|",
+            "1|tok|10|20|30|4|5|x",
+        ] {
             assert_eq!(Meta::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_purges_say_decides_what_is_found() {
+        let response = Arc::new(StoredResponse::new("key", http::Response::default()));
+        let ask = |standing, now| match meta(NOW + 9).found(response.clone(), standing, now) {
+            Lookup::Found(found) => Some((found.fresh_for, found.stale_for)),
+            Lookup::Absent { stamp } => {
+                assert_eq!(stamp.as_deref(), Some("x"), "whoever makes it anew says what they saw");
+                None
+            }
+            other => panic!("{other:?}"),
+        };
+        let ms = Duration::from_millis;
+        let stale = Standing::Stale { since_us: (NOW + 1) * 1_000 };
+        assert_eq!(ask(Standing::Good, NOW + 3), Some((ms(2), ms(0))));
+        assert_eq!(ask(Standing::Good, NOW + 7), Some((ms(0), ms(2))));
+        assert_eq!(ask(stale, NOW + 3), Some((ms(0), ms(2))), "since the purge");
+        assert_eq!(ask(stale, NOW + 8), Some((ms(0), ms(7))), "since the purge, not the end");
+        assert_eq!(ask(Standing::Gone, NOW), None);
+        assert_eq!(ask(Standing::Lost, NOW), None);
+        assert_eq!(ask(Standing::Good, NOW + 9), None);
     }
 
     #[test]
@@ -214,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_went_back_does_not_lengthen_freshness() {
-        let meta = Meta { stamp: "x".into(), born: NOW, fresh: NOW + 5, keep: NOW + 5, cost: 0 };
+        let meta = meta(NOW + 5);
         assert_eq!(meta.fresh_for(NOW - 1_000), Duration::from_millis(5));
         assert_eq!(meta.age(NOW - 1_000), Duration::ZERO);
     }

@@ -3,6 +3,7 @@
 //! | key | is |
 //! | --- | --- |
 //! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` the response, `v` what they vary by, `x` when the key expires |
+//! | `<prefix>:cache:tags` | a sorted set: which tags were purged, by number |
 //! | `<prefix>:cache-lease:{<hash>}` | a hash: `<lane>:<variant>` who makes it |
 //! | `<prefix>:cache-hint:{<hash>}` | a channel: a lease has ended |
 //!
@@ -12,8 +13,10 @@
 use crate::{
     cache::{
         record::{MAX_VARIANTS, Meta, ms},
+        redis_tags::{PURGE, RedisTags},
         store::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Verdict},
         stored::StoredResponse,
+        tag::{Purge, Tag},
     },
     connection::{Connection, RedisContext, Script, parse},
     pubsub::Subscription,
@@ -41,12 +44,13 @@ static RELEASE: Script = script!("release.lua");
 static FILL: Script = script!("fill.lua");
 
 /// What a slow log is searched for.
-pub(crate) static SCRIPTS: &[&Script] = &[&LEASE, &RENEW, &RELEASE, &FILL];
+pub(crate) static SCRIPTS: &[&Script] = &[&LEASE, &RENEW, &RELEASE, &FILL, &PURGE];
 
 /// Responses in Redis, shared by every process with the same prefix.
 #[derive(Debug)]
 pub struct RedisStore {
     redis: RedisContext,
+    tags: Arc<RedisTags>,
 }
 
 impl RedisStore {
@@ -62,7 +66,7 @@ impl RedisStore {
     }
 
     pub(crate) fn over(redis: RedisContext) -> Self {
-        Self { redis }
+        Self { tags: Arc::new(RedisTags::new(redis.clone())), redis }
     }
 
     fn entry(&self, hash: &str) -> String {
@@ -94,9 +98,13 @@ impl CacheStore for RedisStore {
         let batch = self.redis.batch().cmd(pttl).cmd(read);
         let (told, deadline) = (self.now_ms(), self.redis.deadline);
         let vary = address.vary().to_owned();
+        let tags = self.tags.clone();
         StoreFuture::boxed(async move {
-            let [ttl, fields] = <[_; 2]>::try_from(batch.run(deadline).await?)
-                .map_err(|_| StoreError::corrupt("PTTL, HMGET: not two answers"))?;
+            let reading = tags.reading().await;
+            let replies = batch.cmd(reading.command()).run(deadline).await?;
+            let [ttl, fields, purged] = <[_; 3]>::try_from(replies)
+                .map_err(|_| StoreError::corrupt("PTTL, HMGET, ZRANGEBYSCORE: not three answers"))?;
+            reading.heard(purged?).await?;
             let ttl: i64 = parse(ttl?, "PTTL")?;
             let [ends, names, meta, blob] = four(parse(fields?, "HMGET")?)?;
             match text(names).filter(|names| !names.is_empty()) {
@@ -109,7 +117,15 @@ impl CacheStore for RedisStore {
             let ttl = u64::try_from(ttl).ok();
             let ends = text(ends).and_then(|ends| ends.parse::<u64>().ok());
             let now = told.or_else(|| ends?.checked_sub(ttl?));
-            Ok(found(text(meta), blob, now))
+            let Some(meta) = text(meta).as_deref().and_then(Meta::parse) else {
+                return Ok(Lookup::Absent { stamp: None });
+            };
+            let standing = tags.standing(meta.seen, &meta.tags).await?;
+            // What cannot be read, be it damaged or another version's, is absent.
+            Ok(match (blob.and_then(StoredResponse::decode), now) {
+                (Some(response), Some(now)) => meta.found(Arc::new(response), standing, now),
+                _ => Lookup::Absent { stamp: Some(meta.stamp) },
+            })
         })
     }
 
@@ -159,7 +175,9 @@ impl CacheStore for RedisStore {
             .arg(&blob[..])
             .arg(self.channel(address.entry()))
             .arg(address.vary())
-            .arg(MAX_VARIANTS);
+            .arg(MAX_VARIANTS)
+            .arg(fill.seen)
+            .arg(fill.tags.as_str());
         let reply = self.redis.script(call);
         StoreFuture::boxed(async move {
             let (code, names): (u8, String) = parse(reply.await?, "cache/fill.lua")?;
@@ -205,6 +223,14 @@ impl CacheStore for RedisStore {
         })
     }
 
+    fn purge_tags(&self, tags: &[Tag], purge: Purge) -> StoreFuture<()> {
+        self.tags.purge(tags, purge)
+    }
+
+    fn last_purge(&self) -> u64 {
+        self.tags.last()
+    }
+
     fn watch(&self, entry: &str) -> Option<Subscription> {
         Some(self.redis.context.hints.subscribe(&self.channel(entry)))
     }
@@ -228,15 +254,4 @@ fn four(values: Vec<Value>) -> Result<[Option<Bytes>; 4], StoreError> {
 
 fn text(field: Option<Bytes>) -> Option<String> {
     String::from_utf8(field?.to_vec()).ok()
-}
-
-/// What cannot be read, be it damaged or another version's, is absent.
-fn found(meta: Option<String>, blob: Option<Bytes>, now: Option<u64>) -> Lookup {
-    let Some(meta) = meta.as_deref().and_then(Meta::parse) else {
-        return Lookup::Absent { stamp: None };
-    };
-    match (blob.and_then(StoredResponse::decode), now) {
-        (Some(response), Some(now)) => meta.found(Arc::new(response), now),
-        _ => Lookup::Absent { stamp: Some(meta.stamp) },
-    }
 }

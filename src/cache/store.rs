@@ -1,9 +1,13 @@
 //! What the cache asks of a store.
 
 use crate::{
-    cache::{http::serve::Times, stored::StoredResponse},
+    cache::{
+        http::serve::Times,
+        stored::StoredResponse,
+        tag::{Purge, Tag, Tags},
+    },
     pubsub::Subscription,
-    store::StoreFuture,
+    store::{StoreError, StoreFuture},
     tasks::Tasks,
 };
 use std::{sync::Arc, time::Duration};
@@ -17,6 +21,8 @@ use std::{sync::Arc, time::Duration};
 ///
 /// - A [`fill`](CacheStore::fill) is stored only while its token holds the lease. A purge takes
 ///   entry and leases away at once, so what was read before a purge is never stored after it.
+/// - Purges of tags are numbered. Once one is answered, no [lookup](CacheStore::lookup) that begins
+///   finds a response with one of its tags that was begun before it.
 /// - A lease that is not renewed ends by itself, so a crash costs its length at most.
 /// - A call ends within a deadline of the store's own.
 #[diagnostic::on_unimplemented(
@@ -25,7 +31,7 @@ use std::{sync::Arc, time::Duration};
     note = "use a `Backend`, a `towerkeep::cache::MemoryStore`, or implement `CacheStore`"
 )]
 pub trait CacheStore: Send + Sync + 'static {
-    /// What is stored at `address`, fresh or stale.
+    /// What is stored at `address`, fresh or stale, and not purged.
     fn lookup(&self, address: &Address) -> StoreFuture<Lookup>;
 
     /// Asks for the right to fill `address` for `length`, in the name of `token`.
@@ -54,6 +60,19 @@ pub trait CacheStore: Send + Sync + 'static {
 
     /// Forgets these entries, all their variants and leases. Returns how many there were.
     fn purge(&self, entries: &[String]) -> StoreFuture<u64>;
+
+    /// Purges all responses that carry one of these tags, and those whose making has begun.
+    /// Default: an error, since this store does not know tags.
+    fn purge_tags(&self, tags: &[Tag], purge: Purge) -> StoreFuture<()> {
+        let _ = (tags, purge);
+        StoreFuture::ready(Err(StoreError::refused("this cache store does not know tags")))
+    }
+
+    /// The number of the last purge of tags that this store knows of, without asking anybody. A
+    /// response that is begun after this was asked [carries](Fill::seen) it. Default: 0.
+    fn last_purge(&self) -> u64 {
+        0
+    }
 
     /// Hints that a lease of this entry has ended, for those that wait for it. Default: none, so
     /// they only look from time to time.
@@ -97,6 +116,14 @@ impl<T: CacheStore + ?Sized> CacheStore for Arc<T> {
 
     fn purge(&self, entries: &[String]) -> StoreFuture<u64> {
         (**self).purge(entries)
+    }
+
+    fn purge_tags(&self, tags: &[Tag], purge: Purge) -> StoreFuture<()> {
+        (**self).purge_tags(tags, purge)
+    }
+
+    fn last_purge(&self) -> u64 {
+        (**self).last_purge()
     }
 
     fn watch(&self, entry: &str) -> Option<Subscription> {
@@ -230,6 +257,8 @@ pub struct Found {
     pub response: Arc<StoredResponse>,
     /// The token of the fill that stored it.
     pub stamp: Arc<str>,
+    /// What it is purged by.
+    pub tags: Tags,
     /// How long ago it was made, at its origin (RFC 9111, section 4.2.3).
     pub age: Duration,
     /// How long it is fresh yet; zero once it is stale.
@@ -247,7 +276,8 @@ impl Found {
         age: Duration,
         fresh_for: Duration,
     ) -> Self {
-        Self { response, stamp, age, fresh_for, stale_for: Duration::ZERO }
+        let (tags, stale_for) = <_>::default();
+        Self { response, stamp, tags, age, fresh_for, stale_for }
     }
 
     /// The seconds until it is stale, negative once it is.
@@ -260,6 +290,12 @@ impl Found {
 
     pub(crate) fn times(&self) -> Times {
         Times { age: self.age, fresh_for: self.fresh_for, stale_for: self.stale_for }
+    }
+
+    /// The same, with these tags.
+    #[must_use]
+    pub fn tags(self, tags: Tags) -> Self {
+        Self { tags, ..self }
     }
 
     /// The same, stale for so long.
@@ -304,14 +340,18 @@ pub struct Fill {
     pub stale: Duration,
     /// How long it took to make.
     pub cost: Duration,
+    /// The [last purge](CacheStore::last_purge) that was known before it was begun.
+    pub seen: u64,
+    /// What it is purged by, besides [`Tag::ALL`].
+    pub tags: Tags,
 }
 
 impl Fill {
     /// A response that was made just now, in no time, is fresh for `lifetime`, and then forgotten.
     #[must_use]
     pub fn new(response: Arc<StoredResponse>, lifetime: Duration) -> Self {
-        let (age, stale, cost) = <_>::default();
-        Self { response, age, lifetime, stale, cost }
+        let (age, stale, cost, seen, tags) = <_>::default();
+        Self { response, age, lifetime, stale, cost, seen, tags }
     }
 }
 

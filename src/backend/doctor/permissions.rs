@@ -97,6 +97,11 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("PEXPIRE", On::Key, &["1"]),
     ("PTTL", On::Key, &[]),
     ("UNLINK", On::Key, &[]),
+    ("ZADD", On::Key, &["1", "m"]),
+    ("ZCARD", On::Key, &[]),
+    ("ZRANGE", On::Key, &["0", "0"]),
+    ("ZRANGEBYSCORE", On::Key, &["0", "1"]),
+    ("ZREMRANGEBYRANK", On::Key, &["0", "0"]),
     ("PUBLISH", On::Channel, &["m"]),
     ("SUBSCRIBE", On::Channel, &[]),
 ];

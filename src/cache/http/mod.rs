@@ -6,6 +6,7 @@ pub(crate) mod date;
 pub(crate) mod directives;
 pub(crate) mod extent;
 pub(crate) mod freshness;
+pub(crate) mod groups;
 pub(crate) mod invalidate;
 pub(crate) mod range;
 pub(crate) mod serve;

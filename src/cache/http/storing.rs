@@ -36,6 +36,8 @@ const KEPT_WITHOUT: Duration = Duration::from_secs(600);
 pub(crate) struct Asked {
     pub(crate) authorized: bool,
     pub(crate) no_store: bool,
+    /// How long the handler says that its response is fresh, from now on.
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// How long a response is fresh, counted from age zero, how old it is already, and how long it is
@@ -80,7 +82,10 @@ pub(crate) fn judge(
     if let Some((_, reason)) = forbidden.into_iter().find(|(holds, _)| *holds) {
         return Err(reason);
     }
-    let explicit = explicit(headers, said, now);
+    let explicit = match asked.ttl {
+        Some(ttl) => Some(age.saturating_add(ttl)),
+        None => explicit(headers, said, now),
+    };
     let lifetime = match explicit {
         Some(lifetime) => lifetime,
         None if freshness::may_guess(status, directives) => freshness::guess(headers, now),

@@ -51,10 +51,9 @@ enum Item<'a> {
 
 /// RFC 9651, section 4.2.2.
 fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
-    let mut parser = Parser(text);
+    let mut parser = Parser::new(text);
     let mut members = Vec::new();
-    parser.skip(b" ");
-    while !parser.0.is_empty() {
+    while !parser.is_empty() {
         let key = parser.key()?;
         let item = match parser.eat(b'=') {
             true if parser.0.first() == Some(&b'(') => parser.inner_list()?,
@@ -63,25 +62,38 @@ fn dictionary(text: &[u8]) -> Option<Vec<(&[u8], Item<'_>)>> {
         };
         parser.parameters()?;
         members.push((key, item));
-        parser.skip(b" \t");
-        if parser.0.is_empty() {
+        if !parser.next_member()? {
             break;
-        }
-        if !parser.eat(b',') {
-            return None;
-        }
-        parser.skip(b" \t");
-        if parser.0.is_empty() {
-            return None;
         }
     }
     Some(members)
 }
 
-/// What is still to be read.
-struct Parser<'a>(&'a [u8]);
+/// What is still to be read of a dictionary or a list.
+pub(super) struct Parser<'a>(&'a [u8]);
 
 impl<'a> Parser<'a> {
+    pub(super) fn new(text: &'a [u8]) -> Self {
+        let mut parser = Self(text);
+        parser.skip(b" ");
+        parser
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Goes on to the next member, if there is one. A comma behind the last is a fault.
+    pub(super) fn next_member(&mut self) -> Option<bool> {
+        self.skip(b" \t");
+        if self.is_empty() {
+            return Some(false);
+        }
+        let comma = self.eat(b',');
+        self.skip(b" \t");
+        (comma && !self.is_empty()).then_some(true)
+    }
+
     fn eat(&mut self, byte: u8) -> bool {
         let rest = self.0.strip_prefix(&[byte]);
         self.0 = rest.unwrap_or(self.0);
@@ -105,7 +117,7 @@ impl<'a> Parser<'a> {
         Some(self.take(|byte| starts(byte) || byte.is_ascii_digit() || b"_-.".contains(&byte)))
     }
 
-    fn parameters(&mut self) -> Option<()> {
+    pub(super) fn parameters(&mut self) -> Option<()> {
         while self.eat(b';') {
             self.skip(b" ");
             self.key()?;
@@ -134,7 +146,7 @@ impl<'a> Parser<'a> {
     fn bare_item(&mut self) -> Option<Item<'a>> {
         match *self.0.first()? {
             b'-' | b'0'..=b'9' => self.number(),
-            b'"' => self.string(),
+            b'"' => self.text().map(|_| Item::Other),
             b'?' => self.boolean(),
             b':' => self.bytes(),
             b'@' => {
@@ -165,15 +177,17 @@ impl<'a> Parser<'a> {
         (1..=15).contains(&digits).then_some(Item::Integer(number))
     }
 
-    fn string(&mut self) -> Option<Item<'a>> {
-        self.eat(b'"');
+    /// A string.
+    pub(super) fn text(&mut self) -> Option<String> {
+        let mut text = String::new();
+        if !self.eat(b'"') {
+            return None;
+        }
         loop {
             match self.next()? {
-                b'"' => return Some(Item::Other),
-                b'\\' => {
-                    self.next().filter(|byte| b"\"\\".contains(byte))?;
-                }
-                b' '..=b'~' => {}
+                b'"' => return Some(text),
+                b'\\' => text.push(self.next().filter(|byte| b"\"\\".contains(byte))?.into()),
+                byte @ b' '..=b'~' => text.push(byte.into()),
                 _ => return None,
             }
         }

@@ -1,0 +1,22 @@
+-- KEYS[1] purged tags (zset): "h" or "s" and a tag, '' the floor, '.' the end of the sequence
+-- ARGV: now µs ('' = the server's), the last purge that the caller knows, tags that there may be,
+--       '1' if it is to be done only if the sequence has lost that purge, else ''; then each member
+-- RETURNS 1 purged | 0 not lost
+-- Mirrors Purges::purge in purges.rs.
+-- The end stands one above the last purge, so whoever asks for what is above the last purge that they
+-- know always gets it, and notices if the sequence has fallen behind.
+local seen = tonumber(ARGV[2])
+local top = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0')
+if ARGV[4] == '1' and top > seen then return 0 end
+local number = int(math.max(now_us(ARGV[1]), top + 1, seen + 2))
+for at = 5, #ARGV do redis.call('ZADD', KEYS[1], number, ARGV[at]) end
+redis.call('ZADD', KEYS[1], int(tonumber(number) + 1), '.')
+redis.call('ZADD', KEYS[1], 'NX', 0, '')
+local over = redis.call('ZCARD', KEYS[1]) - 2 - tonumber(ARGV[3])
+if over > 0 then
+  -- The floor is the lowest of all; it takes the number of the highest that goes.
+  local cut = redis.call('ZRANGE', KEYS[1], over, over, 'WITHSCORES')[2]
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, over)
+  redis.call('ZADD', KEYS[1], cut, '')
+end
+return 1
