@@ -11,6 +11,7 @@ mod cache_rfc_tests {
     mod age;
     mod conditions;
     mod freshness;
+    mod groups;
     mod invalidation;
     mod methods;
     mod parts;

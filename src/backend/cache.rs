@@ -2,9 +2,7 @@
 
 use super::Backend;
 use crate::{
-    cache::{
-        Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Purge, Tag, Verdict,
-    },
+    cache::{Address, CacheStore, Fill, FillReply, LeaseReply, Lookup, Purge, Tag, Verdict},
     pubsub::Subscription,
     store::StoreFuture,
     tasks::Tasks,

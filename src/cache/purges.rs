@@ -60,7 +60,9 @@ pub(crate) fn within_limit(tags: &[Tag]) -> Result<(), StoreError> {
 pub(crate) enum Standing {
     Good,
     /// It was purged softly, at that time in microseconds.
-    Stale { since_us: u64 },
+    Stale {
+        since_us: u64,
+    },
     Gone,
     /// It was made after a purge that is not known: the sequence has lost its end.
     Lost,
@@ -232,7 +234,8 @@ mod tests {
         let names = || proptest::collection::vec(0u8..6, 0..3);
         let purge = prop_oneof![Just(Purge::Soft), Just(Purge::Hard)];
         prop_oneof![
-            (names(), purge, -50i64..50).prop_map(|(names, purge, by)| Step::Purge(names, purge, by)),
+            (names(), purge, -50i64..50)
+                .prop_map(|(names, purge, by)| Step::Purge(names, purge, by)),
             names().prop_map(Step::Begin),
         ]
     }

@@ -102,8 +102,9 @@ impl CacheStore for RedisStore {
         StoreFuture::boxed(async move {
             let reading = tags.reading().await;
             let replies = batch.cmd(reading.command()).run(deadline).await?;
-            let [ttl, fields, purged] = <[_; 3]>::try_from(replies)
-                .map_err(|_| StoreError::corrupt("PTTL, HMGET, ZRANGEBYSCORE: not three answers"))?;
+            let [ttl, fields, purged] = <[_; 3]>::try_from(replies).map_err(|_| {
+                StoreError::corrupt("PTTL, HMGET, ZRANGEBYSCORE: not three answers")
+            })?;
             reading.heard(purged?).await?;
             let ttl: i64 = parse(ttl?, "PTTL")?;
             let [ends, names, meta, blob] = four(parse(fields?, "HMGET")?)?;

@@ -151,7 +151,10 @@ impl Tags {
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = Tag> {
-        self.0.as_bytes().chunks_exact(LENGTH).filter_map(|chunk| Some(Tag(chunk.try_into().ok()?)))
+        self.0
+            .as_bytes()
+            .chunks_exact(LENGTH)
+            .filter_map(|chunk| Some(Tag(chunk.try_into().ok()?)))
     }
 }
 

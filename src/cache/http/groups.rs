@@ -99,7 +99,8 @@ mod tests {
         let response = headers(&CACHE_GROUPS, &["\"a\""]);
         let change = headers(&CACHE_GROUP_INVALIDATION, &["\"a\""]);
         let hits = |stored, changed| {
-            let (held, gone) = (of(&response, stored, 9).unwrap(), invalidated(&change, changed, 9));
+            let (held, gone) =
+                (of(&response, stored, 9).unwrap(), invalidated(&change, changed, 9));
             held.iter().any(|tag| gone.contains(tag))
         };
         let (https, http, unknown) = (Some("https"), Some("http"), None);
