@@ -19,6 +19,7 @@ on_every_backend! {
     a_cache_further_out_is_purged_by_the_tags_of_what_one_further_in_had_stored,
     names_and_prefixes_that_are_none_are_refused,
     the_groups_of_another_host_are_left_alone,
+    what_a_post_gives_is_purged_by_its_tags_and_by_a_purge_meanwhile,
 }
 
 const GROUPS: HeaderName = HeaderName::from_static("cache-groups");
@@ -347,4 +348,32 @@ async fn the_groups_of_another_host_are_left_alone(harness: Harness) {
         change(changed).await;
         assert_eq!(site.get(page).await.is_hit(), !gone, "{page} after {changed}");
     }
+}
+
+async fn what_a_post_gives_is_purged_by_its_tags_and_by_a_purge_meanwhile(harness: Harness) {
+    let site = Site::new(
+        &harness,
+        |layer| layer.policy(Policy::proxy()),
+        |run, _, cache| {
+            cache.tag("a");
+            let mut response = fresh(run);
+            response.headers_mut().insert("content-location", "/a".parse().unwrap());
+            response
+        },
+    );
+    let post = || Request::post("/a").body(Body::empty()).unwrap();
+    assert_eq!(site.send(post()).await.verdict, "fwd=method; stored");
+    site.settle().await;
+    assert_eq!((site.get("/a").await.verdict.as_str(), site.runs()), ("hit", 1));
+    site.cache.purge_tag("a", Purge::Hard).await.unwrap();
+    assert_eq!(site.get("/a").await.text, "run 2");
+    site.close();
+    let (asked, request) = (site.clone(), post());
+    let posted = tokio::spawn(async move { asked.send(request).await });
+    site.has_run(3).await;
+    site.cache.purge_tag("a", Purge::Hard).await.unwrap();
+    site.let_go(usize::from(u16::MAX));
+    assert_eq!(posted.await.unwrap().text, "run 3");
+    site.settle().await;
+    assert_eq!(site.get("/a").await.text, "run 4", "run 3 was begun before the purge");
 }

@@ -4,9 +4,12 @@ use super::app::{PATIENCE, Site};
 use crate::harness::Harness;
 use axum::body::Body;
 use http::{Request, Response};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 use tokio::{task::JoinSet, time::timeout};
 use towerkeep::{
@@ -18,7 +21,7 @@ on_every_backend! { nobody_who_asks_after_a_purge_gets_what_was_read_before_it }
 
 const PAGES: usize = 3;
 const CLIENTS: usize = 4;
-const PURGES: usize = 400;
+const PURGES: usize = 200;
 
 /// What the pages are made of, and what of it each is known to show at least.
 #[derive(Default)]
@@ -53,7 +56,7 @@ async fn purge(sites: &[Site; 2], data: &Data) {
         // After so many more lookups, from none to many.
         let due = data.replies.load(SeqCst) + turn % 20;
         while data.replies.load(SeqCst) < due {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_micros(100)).await;
         }
         let version = data.version.fetch_add(1, SeqCst) + 1;
         let cache = &sites[turn % 2].cache;
@@ -109,5 +112,5 @@ async fn nobody_who_asks_after_a_purge_gets_what_was_read_before_it(harness: Har
     let all = async { tokio::join!(clients, purge(&sites, &data)) };
     timeout(4 * PATIENCE, all).await.expect("nobody waits for ever");
     let (hits, replies) = (data.hits.load(SeqCst), data.replies.load(SeqCst));
-    assert!(hits > PURGES && replies > 8 * PURGES, "{hits} of {replies} are hits");
+    assert!(hits > PURGES && replies > 5 * PURGES, "{hits} of {replies} are hits");
 }
