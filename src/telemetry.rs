@@ -9,7 +9,7 @@
 //! | metric | labels | counts |
 //! | --- | --- | --- |
 //! | [`SESSION_TOTAL`] | `outcome` | `created`, `modified`, `touched`, `destroyed`, `revoked`, `evicted`, `gone` |
-//! | [`CACHE_TOTAL`] | `outcome` | `hit`, `miss`, `collapsed`, `stored`, `bypass`, `refused` |
+//! | [`CACHE_TOTAL`] | `outcome` | `hit`, `miss`, `collapsed`, `stored`, `bypass`, `refused`, `purge` |
 //! | [`RATE_LIMIT_TOTAL`] | `outcome` | `allowed`, `denied` |
 //! | [`IDEMPOTENCY_TOTAL`] | `outcome` | `acquired`, `replayed`, `busy`, `mismatch`, `orphan`, `tombstone`, `completed`, `abandoned`, `lost` |
 //! | [`COALESCE_TOTAL`] | `outcome` | `led`, `shared`, `unshared`, `gave_up` |

@@ -40,6 +40,55 @@
 //! # }
 //! ```
 //!
+//! # Purging
+//!
+//! A handler tags its response by what would change it ([`CacheControl`]); whoever changes that purges
+//! the tag ([`CacheHandle`]), in one round trip, however many responses have it, on all servers. A purge
+//! also goes by URI, by the parts of a path, or takes all. [`Purge::Soft`] leaves what is stored for
+//! [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) and
+//! [`stale_if_error`](CacheLayer::stale_if_error), [`Purge::Hard`] leaves nothing.
+//!
+//! ```
+//! use axum::{Router, body::Body, extract::Path, routing::get};
+//! use http::Request;
+//! use std::time::Duration;
+//! use tower::ServiceExt;
+//! use towerkeep::{Backend, cache::{CacheControl, CacheLayer, Purge}};
+//!
+//! async fn post(Path(id): Path<u64>, cache: CacheControl) -> String {
+//!     cache.tag(format!("post:{id}")).ttl(Duration::from_secs(60));
+//!     format!("post {id}")
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), towerkeep::StoreError> {
+//! # let backend = Backend::memory();
+//! let layer = CacheLayer::new(backend.clone());
+//! let cache = layer.handle();
+//! let app = Router::new().route("/posts/{id}", get(post)).layer(layer);
+//!
+//! let is_hit = async || {
+//!     let request = Request::get("/posts/7").body(Body::empty()).unwrap();
+//!     let response = app.clone().oneshot(request).await.unwrap();
+//! #   backend.tasks().drain(Duration::from_secs(5)).await;
+//!     response.headers()["cache-status"].to_str().unwrap().contains("hit")
+//! };
+//! assert!(!is_hit().await && is_hit().await);
+//!
+//! // First the change, then the purge.
+//! cache.purge_tag("post:7", Purge::Hard).await?;
+//! assert!(!is_hit().await && is_hit().await);
+//! cache.purge_prefix("/posts", Purge::Hard).await?;
+//! assert!(!is_hit().await);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Purges are numbered, and each response carries the number of the last purge that was known before
+//! its handler was called. So what was read before a change is never the answer to a request that
+//! comes after its purge, however late it is stored, and whatever the clocks say. A request that comes
+//! while such a response is being made waits for it in vain, and then has a new one made.
+//!
 //! # In front of an upstream
 //!
 //! With [`Policy::proxy`] it is a shared cache as RFC 9111 has it. What an application has to ask for,
@@ -54,9 +103,11 @@
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
 //! | ranges | 3.3, 3.4 | one range of what is stored, `If-Range`; a 206 is stored, joined with another, and completed |
 //! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
+//! | groups | RFC 9875 | `Cache-Groups`, and `Cache-Group-Invalidation` on what unsafe methods answer with 2xx or 3xx: the groups of one origin, purged for good |
 //! | `QUERY` | RFC 10008 | with a [`QueryMethodLayer`] around the cache, which puts the content into the key |
 //!
-//! It does not know `Cache-Groups`.
+//! What `Location` and `Content-Location` name is forgotten by itself, without the groups that it
+//! belongs to.
 //!
 //! A range of what is not stored goes to the upstream as it is, and holds nobody up who wants the whole.
 //! A 206 with one range of bytes is stored, and answers who asks for no more than it has. One with the
@@ -81,11 +132,14 @@
 //! | key | is | lives |
 //! | --- | --- | --- |
 //! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` its bytes, `v` what they vary by, `x` when the key ends | as long as a response is kept |
+//! | `<prefix>:cache:tags` | a sorted set: digests of the 10,000 tags that were purged last, by number | for ever, at most some 2 MiB |
 //! | `<prefix>:cache-lease:{<hash>}` | a hash: who makes the response, and until when | a lease, 10 s |
 //! | `<prefix>:cache-hint:{<hash>}` | a pub/sub channel: a lease has ended | |
 //!
 //! A hit is one round trip of native commands, but for the first one in a process of a response that
-//! varies, which is two; a body never goes through Lua on its way out. A miss is
+//! varies, which is two; a body never goes through Lua on its way out. In the same turn it hears what
+//! was purged since the last one, and the first one in a process all of it; in a cluster that goes to
+//! the server that has the tags, at the same time. A purge is one round trip. A miss is
 //! three: look up, lease, fill. The lease and the fill are scripts: a fill is stored only while its
 //! token holds the lease, so what was read before a purge is never stored after it, and a process that
 //! was thought dead does not overwrite its heir. Redis decides by its own clock. Those that wait are
@@ -105,6 +159,11 @@
 //! that takes microseconds. At worst a request waits for a lookup (100 ms), for somebody else's
 //! response (15 s) and for one more call of the store (250 ms).
 //!
+//! A purge that fails is an error of its caller, who may repeat it: that does no harm. In a cluster, no
+//! lookup is answered while the server with the tags is away, since it may be about what was purged. A
+//! purge that Redis loses in a failover is lost. If any process had heard of it, that is noticed, and
+//! everything that was stored before counts as purged; so it does if the sorted set is deleted.
+//!
 //! A process that crashes while it makes a response holds the others up for at most a lease. What is
 //! stored and cannot be read, because it is damaged or of another version of this crate, is a miss.
 //! When the memory store is full, the response used least recently is forgotten.
@@ -117,6 +176,8 @@
 //! | [`key`](CacheLayer::key) | scheme, host, path, query as sent | what a handler usually answers by |
 //! | [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) | zero | stale is wrong until somebody says otherwise |
 //! | [`stale_if_error`](CacheLayer::stale_if_error) | zero | the same |
+//! | tags of a response | 64, of 1 to 256 bytes | with one more it is not stored, since a purge would miss it |
+//! | purged tags | 10,000; 1,000 at a time | what was made before the purges that are forgotten counts as purged |
 //! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
 //! | [`body_limit`](CacheLayer::body_limit) | 1 MiB | pages and API answers fit; downloads do not fill the store |
 //! | [`lease`](CacheLayer::lease) | 10 s, renewed at a third | what a crash costs; a handler may take longer |
@@ -140,7 +201,9 @@
 //! is not heeded: any client could make your handlers run. [`Policy::proxy`] does heed it, and stores
 //! responses with `Set-Cookie`, as the RFC has it.
 //!
-//! What a response varies by is stored as a digest of the request's values, never as they are.
+//! What a response varies by is stored as a digest of the request's values, never as they are; so are
+//! tags. `Cache-Groups` of one origin are out of reach of another's `Cache-Group-Invalidation`; what an
+//! upstream says of its own is believed.
 
 mod change;
 mod contend;

@@ -63,8 +63,8 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Stores only what says how long it is fresh: `s-maxage`, else `max-age`, in its
-    /// `Cache-Control`. So nothing is cached until a handler asks for it. The default.
+    /// Stores only what says how long it is fresh: [`CacheControl::ttl`](crate::cache::CacheControl::ttl),
+    /// else `s-maxage`, else `max-age`, in its `Cache-Control`. So nothing is cached until a handler asks for it. The default.
     ///
     /// What a *request* says in `Cache-Control` is not heeded: any client could make your handlers
     /// run at will.
@@ -97,6 +97,11 @@ impl Policy {
     ///   its target forgotten, and what its `Location` and `Content-Location` name on the same origin.
     ///   A 200 to a `POST` whose `Content-Location` is its own target, and which says how long it is
     ///   fresh, is stored for it.
+    /// - `Cache-Groups` and `Cache-Group-Invalidation` (RFC 9875) are heeded, within one origin, as long
+    ///   as they are valid. A response in more than 64 groups, or one of over 256 characters, is not
+    ///   stored. Other policies do not heed them: their handlers have
+    ///   [`CacheControl`](crate::cache::CacheControl) and
+    ///   [`CacheHandle`](crate::cache::CacheHandle).
     /// - A response with `Set-Cookie` is stored like any other: an upstream that means it for one
     ///   client has to say `private` or `no-store`.
     ///

@@ -1,6 +1,9 @@
 //! What a client sees of a purge.
 
-use super::app::{Reply, Site, fresh};
+use super::{
+    app::{Reply, Site, fresh},
+    verbs::is_gone,
+};
 use crate::harness::Harness;
 use axum::body::Body;
 use http::{HeaderName, Method, Request, Response, StatusCode};
@@ -147,6 +150,8 @@ async fn what_was_begun_before_a_purge_answers_nobody_who_asks_after_it(harness:
         site.has_run(runs + 1).await;
         let follower = site.spawn(&page);
         elsewhere.cache.purge_tag("a", purge).await.unwrap();
+        // The process that makes it hears of the purge before it is stored.
+        assert!(is_gone(&backend, "nothing").await);
         let late = site.spawn(&page);
         let late_elsewhere = elsewhere.spawn(&page);
         site.let_go(usize::from(u16::MAX));
