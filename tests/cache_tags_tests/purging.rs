@@ -290,7 +290,7 @@ async fn a_cache_further_out_is_purged_by_the_tags_of_what_one_further_in_had_st
     let ask = async |a: &str| {
         let request = Request::get("/a").header("x-a", a).body(Body::empty()).unwrap();
         let response = app.clone().oneshot(request).await.unwrap();
-        let told = response.headers().get_all("cache-status").iter().last().unwrap().clone();
+        let told = response.headers().get_all("cache-status").iter().next_back().unwrap().clone();
         drop(response);
         harness.tasks().drain(super::app::PATIENCE).await;
         told.to_str().unwrap().contains("; hit")
