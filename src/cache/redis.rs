@@ -100,7 +100,7 @@ impl CacheStore for RedisStore {
         let vary = address.vary().to_owned();
         let tags = self.tags.clone();
         StoreFuture::boxed(async move {
-            let reading = tags.reading().await;
+            let reading = tags.reading().await?;
             let replies = batch.cmd(reading.command()).run(deadline).await?;
             let [ttl, fields, purged] = <[_; 3]>::try_from(replies).map_err(|_| {
                 StoreError::corrupt("PTTL, HMGET, ZRANGEBYSCORE: not three answers")

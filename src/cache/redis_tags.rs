@@ -10,12 +10,14 @@ use crate::{
     },
     connection::{Call, RedisContext, Script, parse},
     store::{StoreError, StoreFuture},
+    telemetry,
 };
 use redis::{Cmd, Value};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering::SeqCst},
 };
+use tokio::time::timeout;
 
 pub(super) static PURGE: Script =
     Script::new(concat!(include_str!("../connection/prelude.lua"), include_str!("purge.lua")))
@@ -56,12 +58,16 @@ impl RedisTags {
     }
 
     /// Begins a look. The first one may be long, so the others wait for it.
-    pub(super) async fn reading(&self) -> Reading<'_> {
+    pub(super) async fn reading(&self) -> Result<Reading<'_>, StoreError> {
         let mut first = None;
         if !self.read.load(SeqCst) {
-            first = Some(self.first.lock().await).filter(|_| !self.read.load(SeqCst));
+            let deadline = self.redis.deadline;
+            let turn = timeout(deadline, self.first.lock()).await;
+            let turn =
+                turn.map_err(|_| StoreError::timeout("the first look at purged tags", deadline))?;
+            first = Some(turn).filter(|_| !self.read.load(SeqCst));
         }
-        Reading { tags: self, above: self.last(), _first: first }
+        Ok(Reading { tags: self, above: self.last(), _first: first })
     }
 
     /// What purges say of a response.
@@ -96,6 +102,11 @@ impl RedisTags {
     /// The sequence has lost this purge: it was deleted, or a server took over that had not heard of
     /// it. Nobody knows what else is lost, so everything counts as purged.
     async fn restore(&self, lost: u64) -> Result<(), StoreError> {
+        telemetry::warn(format_args!(
+            "the purges of cached responses have lost their end, so everything that is stored counts \
+             as purged; after a failover that is to be expected, and `{}` must not be deleted or evicted",
+            self.key,
+        ));
         let call = self.call(lost, "1").arg(member((Purge::Hard, Tag::ALL)));
         self.redis.script(call).await?;
         let above = self.last();
