@@ -9,11 +9,12 @@ use axum::body::Body;
 use http::{HeaderName, Method, Request, Response, StatusCode};
 use std::time::Duration;
 use tower::{Layer, ServiceExt, service_fn};
-use towerkeep::cache::{CacheControl, CacheKey, CacheLayer, Policy, Purge};
+use towerkeep::cache::{CacheControl, CacheKey, CacheLayer, Policy, Purge, Query};
 
 on_every_backend! {
     each_purge_takes_what_it_names_and_nothing_else,
     a_key_is_purged_with_all_values_of_the_declared_headers,
+    a_key_is_purged_as_its_layer_reads_queries,
     a_soft_purge_leaves_an_answer_until_there_is_a_new_one,
     what_was_begun_before_a_purge_answers_nobody_who_asks_after_it,
     what_is_validated_after_a_soft_purge_is_fresh_unless_it_is_purged_meanwhile,
@@ -92,6 +93,19 @@ async fn a_key_is_purged_with_all_values_of_the_declared_headers(harness: Harnes
     assert!(ask("1").await.is_hit() && ask("2").await.is_hit());
     site.cache.purge_key(&"http://SHOP.example/p?x".parse().unwrap(), Purge::Hard).await.unwrap();
     assert!(!ask("1").await.is_hit() && !ask("2").await.is_hit());
+}
+
+/// What the key leaves out of the query, the purge leaves out too.
+async fn a_key_is_purged_as_its_layer_reads_queries(harness: Harness) {
+    let key = CacheKey::default().query(Query::sorted().drop(["utm_*"]));
+    let site = Site::new(&harness, |layer| layer.key(key.clone()), |run, _, _| fresh(run));
+    let page = |query: &str| format!("{HOST}/p?{query}");
+    for purged in ["a=1&b=2", "b=2&a=1&utm_x=9"] {
+        site.get(&page("b=2&utm_x=1&a=1")).await;
+        assert!(site.get(&page("a=1&b=2")).await.is_hit());
+        site.cache.purge_key(&page(purged).parse().unwrap(), Purge::Hard).await.unwrap();
+        assert!(!site.get(&page("a=1&b=2")).await.is_hit(), "{purged}");
+    }
 }
 
 async fn a_soft_purge_leaves_an_answer_until_there_is_a_new_one(harness: Harness) {
