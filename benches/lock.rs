@@ -29,24 +29,42 @@ fn main() {
             async move { drop(mutexes[task].lock().await) }
         });
         bench.measure("memory", tasks, "tokio Mutex", one_each(Backend::memory()));
+        bench.measure("memory, in line", tasks, "memory", in_line(Backend::memory()));
         bench.measure_pings("two PINGs", 2, tasks, &redis);
         bench.measure("SET NX PX and EVALSHA", tasks, "two PINGs", bare(vec![redis.clone()]));
         bench.measure("Redis", tasks, "SET NX PX and EVALSHA", one_each(redis.clone()));
+        bench.measure("Redis, in line", tasks, "Redis", in_line(redis.clone()));
+        let in_memory = (0..5).map(|_| Backend::memory()).collect();
+        bench.measure("Redlock in memory", tasks, "memory", majority(in_memory));
         bench.measure("the same on 5 at once", tasks, "SET NX PX and EVALSHA", bare(nodes.clone()));
         bench.measure("Redlock on 5", tasks, "the same on 5 at once", majority(nodes.clone()));
         if tasks > 1 {
             bench.measure("memory, one for all", tasks, "memory", one_for_all(Backend::memory()));
             bench.measure("Redis, one for all", tasks, "two PINGs", one_for_all(redis.clone()));
+            let all = one_for_all_of_majority(nodes.clone());
+            bench.measure("Redlock on 5, one for all", tasks, "Redlock on 5", all);
         }
     }
     bench.report();
 }
 
-/// Every task has a lock of its own.
+/// Every task has a lock of its own, and takes it or is refused.
 fn one_each(backend: Backend) -> impl Fn(usize) -> Operation + Clone + Send + 'static {
     let locks = Locks::new(backend);
     move |task| {
-        let acquire = locks.lock(format!("own:{task}"));
+        let locks = locks.clone();
+        Box::pin(async move {
+            let guard = locks.try_lock(format!("own:{task}")).await.expect("nobody else wants it");
+            guard.release().await.expect("it is held");
+        })
+    }
+}
+
+/// Every task has a lock of its own, for which it would wait.
+fn in_line(backend: Backend) -> impl Fn(usize) -> Operation + Clone + Send + 'static {
+    let locks = Locks::new(backend);
+    move |task| {
+        let acquire = locks.lock(format!("own:{task}")).wait(Duration::from_secs(60));
         Box::pin(async move {
             let guard = acquire.acquire().await.expect("nobody else wants it");
             guard.release().await.expect("it is held");
@@ -104,6 +122,20 @@ fn majority(nodes: Vec<Backend>) -> impl Fn(usize) -> Operation + Clone + Send +
 /// All wait for the same.
 fn one_for_all(backend: Backend) -> impl Fn(usize) -> Operation + Clone + Send + 'static {
     let locks = Locks::new(backend);
+    move |_| {
+        let acquire = locks.lock("shared").wait(Duration::from_secs(60));
+        Box::pin(async move {
+            let guard = acquire.acquire().await.expect("its turn comes");
+            guard.release().await.expect("it is held");
+        })
+    }
+}
+
+/// The same of a majority.
+fn one_for_all_of_majority(
+    nodes: Vec<Backend>,
+) -> impl Fn(usize) -> Operation + Clone + Send + 'static {
+    let locks = Redlock::new(nodes).expect("five are enough");
     move |_| {
         let acquire = locks.lock("shared").wait(Duration::from_secs(60));
         Box::pin(async move {

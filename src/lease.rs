@@ -391,6 +391,9 @@ mod tests {
         assert!(store.renewals.load(SeqCst) >= 3);
         assert!(lease.release().await.unwrap());
         assert_eq!(store.releases.load(SeqCst), 1);
+        let renewals = store.renewals.load(SeqCst);
+        time::sleep(LENGTH * 3).await;
+        assert_eq!(store.renewals.load(SeqCst), renewals, "what was released is not renewed");
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,20 +3,28 @@
 //! A store in front of the layer's own: what it hands out has been charged before, so that all
 //! processes together never spend more than the store has charged.
 
+mod batch;
+mod lease;
+mod pools;
+
+pub(crate) use self::lease::LocalLease;
+
+use self::{
+    batch::{Batch, give_back, give_back_after},
+    lease::units,
+    pools::{Pool, Pools, key},
+};
 use crate::{
     clock::Clock,
-    expiring::{Expiring, WhenFull},
     flight::{Flights, Leader, Role},
     rate_limit::{
         forgotten::Forgotten,
         outcome::{Outcome, Verdict},
-        quota::QuotaError,
         rule::Rule,
         store::{Charge, RateLimitStore, merged},
     },
     store::{StoreError, StoreFuture},
     tasks::Tasks,
-    telemetry,
 };
 use std::{
     fmt,
@@ -26,61 +34,9 @@ use std::{
     },
     time::Duration,
 };
-use tokio::task::AbortHandle;
-
-const SHORTEST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_secs(60);
-
-/// How many keys' units are held: about 5 MB. Those of one that has to go are given back in their time.
-const CAPACITY: usize = 10_000;
 
 /// How often a request waits for others to fetch units before it asks for its own.
 const ROUNDS: usize = 4;
-
-/// How many units a process takes at once, and how long it may keep them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LocalLease {
-    units: u64,
-    length_us: u64,
-}
-
-impl LocalLease {
-    pub(crate) fn new(rule: Rule, units: u32, length: Duration) -> Result<Self, QuotaError> {
-        let refused = |why: String| Err(QuotaError(why));
-        match rule {
-            Rule::Concurrency(_) => {
-                return refused(
-                    "a concurrency limit counts who is at it, which nothing that was taken ahead of \
-                     time can be; leave local_lease out"
-                        .into(),
-                );
-            }
-            Rule::SlidingLog(_) => {
-                return refused(
-                    "a sliding log is exact in any period, and units that are spent after they were \
-                     taken are not; leave local_lease out, or use Policy::sliding_window or \
-                     Policy::gcra"
-                        .into(),
-                );
-            }
-            _ => {}
-        }
-        let units = u64::from(units);
-        if units < 2 || units > rule.limit() {
-            return refused(format!(
-                "a local lease of {units} is not 2 to the limit, {}; a tenth of the limit divided by \
-                 the number of processes strands little",
-                rule.limit()
-            ));
-        }
-        if length < SHORTEST || length > LONGEST {
-            return refused(format!(
-                "a local lease for {length:?} is outside {SHORTEST:?} to {LONGEST:?}"
-            ));
-        }
-        Ok(Self { units, length_us: length.as_micros() as u64 })
-    }
-}
 
 /// A store of which units are leased. A cheap clone.
 #[derive(Clone)]
@@ -89,30 +45,10 @@ pub(crate) struct Leasing(Arc<Inner>);
 struct Inner {
     store: Arc<dyn RateLimitStore>,
     clock: Clock,
-    pools: Expiring<Pool>,
+    pools: Pools,
     /// The keys of the pools that are void: what is under way then is not kept.
     forgotten: Forgotten,
     flights: Flights<()>,
-}
-
-/// What is held of one key.
-#[derive(Default)]
-struct Pool {
-    batch: Option<Arc<Batch>>,
-    /// Until when there are too few to take many at once.
-    scarce_until: u64,
-}
-
-/// Units that were taken together. Times are in µs.
-struct Batch {
-    /// The charge to give them back by.
-    charge: Charge,
-    left: AtomicU64,
-    ends: u64,
-    /// What the store had left then, and when all would have been back.
-    behind: u64,
-    reset_at: u64,
-    giving_back: OnceLock<AbortHandle>,
 }
 
 impl Leasing {
@@ -121,7 +57,7 @@ impl Leasing {
     }
 
     fn by(clock: Clock, store: Arc<dyn RateLimitStore>) -> Self {
-        let pools = Expiring::new(clock.clone(), CAPACITY, WhenFull::EvictLeastRecentlyUsed);
+        let pools = Pools::new(clock.clone());
         let (forgotten, flights) = (Forgotten::default(), Flights::default());
         Self(Arc::new(Inner { store, clock, pools, forgotten, flights }))
     }
@@ -130,7 +66,7 @@ impl Leasing {
     fn spend(&self, charges: &[Charge]) -> Option<Verdict> {
         let mut spent: Vec<(Arc<Batch>, Outcome)> = Vec::with_capacity(charges.len());
         for charge in charges {
-            match self.0.take(charge) {
+            match self.0.pools.take(charge) {
                 Some(one) => spent.push(one),
                 None => {
                     for ((batch, _), charge) in spent.iter().zip(charges) {
@@ -148,14 +84,14 @@ impl Leasing {
             if let Some(verdict) = self.spend(&charges) {
                 return Ok(verdict);
             }
-            let Some(at) = charges.iter().position(|charge| self.0.may_fetch(charge)) else {
+            let Some(at) = charges.iter().position(|charge| self.0.pools.may_fetch(charge)) else {
                 break;
             };
             match self.0.flights.join(&key(&charges[at])) {
                 // Nobody asks for so many twice at a time, or a process would hold twice as many.
                 Role::Follow(flight) => drop(flight.outcome().await),
                 // Others may have landed between the look and the start.
-                Role::Lead(_) if !self.0.may_fetch(&charges[at]) => {}
+                Role::Lead(_) if !self.0.pools.may_fetch(&charges[at]) => {}
                 Role::Lead(leader) => {
                     // In a task of its own: what was taken is not lost if the client leaves.
                     let fetched = self.clone().lead(charges, at, leader);
@@ -187,7 +123,7 @@ impl Leasing {
     /// What the store said, for whom more is left here.
     fn told(&self, charges: &[Charge], verdict: &Verdict) -> Verdict {
         let told = charges.iter().zip(verdict.outcomes()).map(|(charge, outcome)| Outcome {
-            remaining: outcome.remaining + self.0.held(charge),
+            remaining: outcome.remaining + self.0.pools.held(charge),
             ..*outcome
         });
         Verdict::new(told)
@@ -272,7 +208,7 @@ impl Leasing {
         let Some(lease) = charge.local_lease.filter(|_| !outcome.allowed) else { return };
         let retry_us = outcome.retry_after.map_or(u64::MAX, |retry| retry.as_micros() as u64);
         let scarce_until = asked_at + retry_us.min(lease.length_us);
-        let replaced = self.0.pools.with(key(charge), |entry| {
+        let replaced = self.0.pools.with(&key(charge), |entry| {
             let replaced = entry.remove();
             let _ = entry.insert(Pool { batch: None, scarce_until }, scarce_until, 1);
             replaced
@@ -316,105 +252,6 @@ impl Leasing {
                 batch.close();
             }
         }
-    }
-}
-
-/// How many are taken at once.
-fn units(charge: &Charge) -> u64 {
-    let lease = charge.local_lease.filter(|_| !charge.shadow);
-    lease.map_or(0, |lease| lease.units.min(charge.rule.limit()))
-}
-
-fn key(charge: &Charge) -> String {
-    format!("{}:{}", charge.key, charge.policy)
-}
-
-/// What is left at the end of its time, or when the process shuts down, is as if it had not been taken.
-async fn give_back_after(store: Arc<dyn RateLimitStore>, batch: Arc<Batch>, length: Duration) {
-    let tasks = store.tasks();
-    tokio::select! {
-        () = tokio::time::sleep(length) => {}
-        () = tasks.draining() => {}
-    }
-    give_back(&*store, &batch, batch.close()).await;
-}
-
-async fn give_back(store: &dyn RateLimitStore, batch: &Batch, left: u64) {
-    let mut charge = batch.charge.clone();
-    charge.cost = left;
-    if left > 0
-        && let Err(error) = store.refund(&[charge]).await
-    {
-        // They count until they come back by themselves.
-        telemetry::store_failed("rate_limit", &error);
-    }
-}
-
-impl Inner {
-    fn take(&self, charge: &Charge) -> Option<(Arc<Batch>, Outcome)> {
-        self.pools.with(key(charge), |entry| {
-            let now = entry.now_us();
-            let batch = entry.get()?.batch.as_ref()?;
-            if !batch.is_for(charge, now) {
-                return None;
-            }
-            let left = batch.take(charge.cost)?;
-            let reset_us = batch.reset_at.saturating_sub(now);
-            let mut outcome = Outcome::from_micros(true, batch.behind + left, reset_us, Some(0));
-            outcome.receipt = batch.charge.receipt;
-            Some((batch.clone(), outcome))
-        })
-    }
-
-    /// How many are here.
-    fn held(&self, charge: &Charge) -> u64 {
-        self.pools.with(key(charge), |entry| {
-            let now = entry.now_us();
-            let batch = entry.get().and_then(|pool| pool.batch.as_ref());
-            let batch = batch.filter(|batch| batch.is_for(charge, now));
-            batch.map_or(0, |batch| batch.left.load(SeqCst))
-        })
-    }
-
-    /// Whether none are here, and many may be there.
-    fn may_fetch(&self, charge: &Charge) -> bool {
-        let is_scarce = |key: &str| {
-            self.pools.with(key, |entry| {
-                let now = entry.now_us();
-                entry.get().is_some_and(|pool| pool.scarce_until > now)
-            })
-        };
-        charge.cost <= units(charge) && self.held(charge) == 0 && !is_scarce(&key(charge))
-    }
-}
-
-impl Batch {
-    /// A quota that was changed is for the store to count.
-    fn is_for(&self, charge: &Charge, now: u64) -> bool {
-        self.ends > now && self.charge.rule == charge.rule
-    }
-
-    /// Takes so many, and returns how many are left.
-    fn take(&self, cost: u64) -> Option<u64> {
-        let taken = self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(cost));
-        let left = taken.ok()? - cost;
-        if left == 0
-            && let Some(task) = self.giving_back.get()
-        {
-            task.abort();
-        }
-        Some(left)
-    }
-
-    /// Puts back what another charge of the same request was not there for. After its end it is lost
-    /// until it comes back by itself.
-    fn put_back(&self, cost: u64) {
-        self.left.fetch_add(cost, SeqCst);
-    }
-
-    /// Nothing is taken any more; returns what was left.
-    fn close(&self) -> u64 {
-        self.left.swap(0, SeqCst)
     }
 }
 

@@ -63,6 +63,10 @@ async fn the_keys_are_as_documented_and_expire() {
     let ttl_of = |key: &str| server.command(&["PTTL", key]).int();
     assert!((1..=31_000).contains(&ttl_of(&lock)));
     assert!((86_000_000..=86_430_000).contains(&ttl_of(&fence)));
+    // It outlives a lock that is renewed for days.
+    server.command(&["PEXPIRE", &fence, "60000"]);
+    guard.renew().await.unwrap();
+    assert!((86_000_000..=86_430_000).contains(&ttl_of(&fence)));
 
     guard.release().await.unwrap();
     assert_eq!(lock_keys(&server), [fence]);

@@ -28,6 +28,8 @@ pub(super) struct Node {
     calls: Arc<Mutex<Vec<&'static str>>>,
     answers: Arc<Semaphore>,
     down: Arc<AtomicBool>,
+    /// What it answers is lost.
+    mute: Arc<AtomicBool>,
     /// What was asked in vain while it was down.
     missed: Arc<AtomicUsize>,
     /// How long each acquisition takes, by the clock.
@@ -42,6 +44,7 @@ impl Node {
             calls: Arc::default(),
             answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             down: Arc::default(),
+            mute: Arc::default(),
             missed: Arc::default(),
             slow: Duration::ZERO,
         }
@@ -80,9 +83,13 @@ impl Node {
         }
         self.calls.lock().unwrap().push(verb);
         let (done, answers) = (done(&self.store), self.answers.clone());
+        let mute = self.mute.load(SeqCst);
         StoreFuture::boxed(async move {
             drop(answers.acquire().await.unwrap());
-            done.await
+            match mute {
+                true => Err(StoreError::timeout(verb, Duration::ZERO)),
+                false => done.await,
+            }
         })
     }
 }
@@ -254,6 +261,18 @@ async fn without_a_majority_it_is_the_store_that_failed_and_nothing_stays_behind
     nodes[2].wake();
     assert_eq!(locks.shutdown(PATIENCE).await, 0);
     for node in &nodes[1..] {
+        assert!(!node.is_held().await, "{:?}", node.calls());
+    }
+}
+
+#[tokio::test]
+async fn what_was_granted_in_an_answer_that_was_lost_is_released() {
+    let (nodes, _, locks) = nodes::<5>();
+    nodes[..3].iter().for_each(|node| node.mute.store(true, SeqCst));
+    assert!(locks.lock("a").ttl(TTL).acquire().await.unwrap_err().is_store());
+    nodes.iter().for_each(|node| node.mute.store(false, SeqCst));
+    assert_eq!(locks.shutdown(PATIENCE).await, 0);
+    for node in &nodes {
         assert!(!node.is_held().await, "{:?}", node.calls());
     }
 }

@@ -4,7 +4,10 @@ use super::spy::{HOUR, PATIENCE, Spy, eventually, locks, settle, two_live};
 use crate::harness::Harness;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use towerkeep::lock::{Attempt, Guard, LockStore, Locks};
+use towerkeep::{
+    Backend,
+    lock::{Attempt, Guard, LockStore, Locks},
+};
 
 on_every_backend! {
     a_release_wakes_a_waiter,
@@ -110,6 +113,35 @@ async fn those_who_wait_in_one_process_are_served_in_order_and_only_the_first_as
     }
     // A release wakes the next one before or after its turn: once or twice for each.
     assert!(spy.acquires() <= 2 + 3 * waiters, "{} questions", spy.acquires());
+}
+
+/// Hints that came before a question was sent have their answer by it.
+#[tokio::test]
+async fn a_waiter_asks_once_for_all_hints_that_came_before() {
+    let store = Backend::memory();
+    let locks = Locks::new(store.clone());
+    let holder = locks.lock("a").ttl(HOUR).acquire().await.unwrap();
+    let spy = Spy::new(&store).keep_replies();
+    let waiter = wait(&Locks::new(spy.clone()).poll(HOUR));
+    eventually("it has asked", || spy.acquires() == 1).await;
+    spy.reply();
+    eventually("it has subscribed and asked again", || spy.acquires() == 2).await;
+    let mut holder = Some(holder);
+    for _ in 0..5 {
+        holder.take().unwrap().release().await.unwrap();
+        holder = Some(locks.lock("a").ttl(HOUR).acquire().await.unwrap());
+    }
+    spy.reply();
+    eventually("the hints wake it", || spy.acquires() == 3).await;
+    spy.reply();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(spy.acquires(), 3, "one question is enough for all");
+    holder.take().unwrap().release().await.unwrap();
+    eventually("the release wakes it", || spy.acquires() == 4).await;
+    spy.reply();
+    drop(waiter.await.unwrap());
 }
 
 async fn a_crowd_is_sent_away(harness: Harness) {
