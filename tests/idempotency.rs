@@ -77,6 +77,7 @@ on_every_backend! {
     what_another_version_wrote_is_409_and_never_run_again,
     a_failed_commit_leaves_the_record_to_its_lease,
     a_complete_that_fails_does_not_hold_the_answer_up_and_is_sent_until_it_lands,
+    a_complete_that_always_fails_is_sent_until_the_lease_ends_and_no_longer,
     a_client_that_leaves_while_the_store_is_asked_leaves_nothing_behind,
     a_begin_without_an_answer_is_503_and_leaves_nothing_behind,
     one_who_waits_runs_when_the_first_gives_up,
@@ -1027,6 +1028,19 @@ async fn a_complete_that_fails_does_not_hold_the_answer_up_and_is_sent_until_it_
     let retry = settle(&app, || keyed("/pay", "k", "order")).await;
     assert!(retry.is_replay());
     assert_eq!((retry.body.as_str(), shop.runs()), ("run 1", 1));
+}
+
+/// A store may refuse this answer for ever, and grant every renewal.
+async fn a_complete_that_always_fails_is_sent_until_the_lease_ends_and_no_longer(harness: Harness) {
+    let shop = Shop::default();
+    let backend = harness.live().await;
+    let spy = Spy::over(backend.clone());
+    let app = shop.router(IdempotencyLayer::new(spy.clone()).lease(Duration::from_secs(1)));
+    spy.rules.failing_completes.store(1, SeqCst);
+    assert_eq!(send(&app, keyed("/pay", "k", "order")).await.body, "run 1");
+    assert_eq!(backend.shutdown(PATIENCE).await, 0, "it goes on and on");
+    spy.rules.failing_completes.store(0, SeqCst);
+    assert_eq!(settle(&app, || keyed("/pay", "k", "order")).await.body, "run 2");
 }
 
 async fn a_client_that_leaves_while_the_store_is_asked_leaves_nothing_behind(harness: Harness) {
