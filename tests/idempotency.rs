@@ -83,6 +83,7 @@ on_every_backend! {
     one_who_waits_runs_when_the_first_gives_up,
     a_wait_has_an_end_and_a_limit,
     a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_not_the_first,
+    a_lease_counts_from_when_it_was_asked_for,
     a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record,
     the_end_of_the_process_waits_for_handlers_whose_clients_left,
     keys_of_different_scopes_have_nothing_to_do_with_each_other,
@@ -238,6 +239,8 @@ enum Begins {
     Hang,
     /// It is done, and the answer is lost.
     Lose,
+    /// It is done, and the answer is late.
+    Late(Duration),
 }
 
 impl Spy {
@@ -267,6 +270,11 @@ impl IdempotencyStore for Spy {
             Begins::Lose => StoreFuture::boxed(async {
                 begun.await?;
                 Err(StoreError::timeout("begin", Duration::ZERO))
+            }),
+            Begins::Late(by) => StoreFuture::boxed(async move {
+                let begun = begun.await;
+                tokio::time::sleep(by).await;
+                begun
             }),
         }
     }
@@ -1147,6 +1155,16 @@ async fn a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_no
     // It may have had its effect before it looked, so it does not count as one that never was.
     harness.advance(lease);
     assert_eq!(send(&app, keyed("/", "k", "order")).await.body, "attempt 2");
+}
+
+async fn a_lease_counts_from_when_it_was_asked_for(harness: Harness) {
+    let spy = Spy::over(harness.backend.clone());
+    let lease = Duration::from_millis(100);
+    spy.begins(Begins::Late(lease));
+    let app: Router = Router::new()
+        .route("/", post(async |idem: Idempotent| idem.check()))
+        .layer(IdempotencyLayer::new(spy).lease(lease));
+    assert_eq!(send(&app, keyed("/", "k", "order")).await.status, 503, "it is lost already");
 }
 
 async fn a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record(harness: Harness) {
