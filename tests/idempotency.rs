@@ -742,7 +742,7 @@ async fn an_answer_that_breaks_after_its_beginning_is_not_recorded(harness: Harn
 struct Halting(Vec<&'static str>, bool);
 
 impl Halting {
-    fn new() -> Body {
+    fn body() -> Body {
         Body::new(Self(vec!["end", "begin "], false))
     }
 }
@@ -770,7 +770,7 @@ impl http_body::Body for Halting {
 #[tokio::test]
 async fn an_answer_of_known_length_that_comes_in_pieces_is_announced_as_long_as_it_is() {
     let app: Router = Router::new()
-        .route("/", post(async || Halting::new()))
+        .route("/", post(async || Halting::body()))
         .layer(IdempotencyLayer::new(MemoryStore::default()).insecure_unscoped());
     let server = HttpServer::start(app).await;
     for (key, client) in [("\"h1\"", HttpClient::http1()), ("\"h2\"", HttpClient::http2())] {
@@ -790,7 +790,7 @@ async fn the_last_byte_of_a_known_length_is_sent_when_it_is_recorded(harness: Ha
     *spy.rules.before_complete.lock().unwrap() = Some(gate.clone());
     let layer = IdempotencyLayer::new(spy);
     for (key, app) in [
-        ("hint", Router::new().route("/", post(async || Halting::new()))),
+        ("hint", Router::new().route("/", post(async || Halting::body()))),
         (
             "header",
             Router::new().route(
