@@ -463,6 +463,20 @@ mod tests {
         tokio::join!(renewal, grant);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_counts_from_when_it_was_asked_for() {
+        let (store, tasks) = (Arc::new(Slow::default()), Tasks::default());
+        let lease = Lease::new(store.clone(), "test", now(), LENGTH, tasks);
+        let took = LENGTH / 2;
+        let grant = async {
+            time::sleep(took).await;
+            store.granted.notify_one();
+        };
+        let (ours, ()) = tokio::join!(lease.renew(), grant);
+        assert!(ours.unwrap());
+        assert_eq!(lease.valid_for(), certain(LENGTH) - took);
+    }
+
     #[test]
     fn the_holder_is_certain_of_less_than_the_store_grants() {
         assert_eq!(certain(Duration::from_secs(10)), Duration::from_millis(9_898));

@@ -481,6 +481,7 @@ async fn what_landed_is_for_those_who_followed_it(harness: Harness) {
     let late = Flight::new("id", "late");
     assert_eq!(harness.join(&late, None, LEASE).await.unwrap(), Joined::Lead, "it is older");
     assert!(harness.leave(&late).await.unwrap());
+    timeout(PATIENCE, hints.recv()).await.expect("it is told, too");
     harness.advance(LEASE);
     let later = another.join(&follower, Some("first"), LEASE).await.unwrap();
     assert_eq!(later, Joined::Lead, "it is not kept for long");

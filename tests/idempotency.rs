@@ -77,11 +77,13 @@ on_every_backend! {
     what_another_version_wrote_is_409_and_never_run_again,
     a_failed_commit_leaves_the_record_to_its_lease,
     a_complete_that_fails_does_not_hold_the_answer_up_and_is_sent_until_it_lands,
+    a_complete_that_always_fails_is_sent_until_the_lease_ends_and_no_longer,
     a_client_that_leaves_while_the_store_is_asked_leaves_nothing_behind,
     a_begin_without_an_answer_is_503_and_leaves_nothing_behind,
     one_who_waits_runs_when_the_first_gives_up,
     a_wait_has_an_end_and_a_limit,
     a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_not_the_first,
+    a_lease_counts_from_when_it_was_asked_for,
     a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record,
     the_end_of_the_process_waits_for_handlers_whose_clients_left,
     keys_of_different_scopes_have_nothing_to_do_with_each_other,
@@ -237,6 +239,8 @@ enum Begins {
     Hang,
     /// It is done, and the answer is lost.
     Lose,
+    /// It is done, and the answer is late.
+    Late(Duration),
 }
 
 impl Spy {
@@ -266,6 +270,11 @@ impl IdempotencyStore for Spy {
             Begins::Lose => StoreFuture::boxed(async {
                 begun.await?;
                 Err(StoreError::timeout("begin", Duration::ZERO))
+            }),
+            Begins::Late(by) => StoreFuture::boxed(async move {
+                let begun = begun.await;
+                tokio::time::sleep(by).await;
+                begun
             }),
         }
     }
@@ -733,7 +742,7 @@ async fn an_answer_that_breaks_after_its_beginning_is_not_recorded(harness: Harn
 struct Halting(Vec<&'static str>, bool);
 
 impl Halting {
-    fn new() -> Body {
+    fn body() -> Body {
         Body::new(Self(vec!["end", "begin "], false))
     }
 }
@@ -761,7 +770,7 @@ impl http_body::Body for Halting {
 #[tokio::test]
 async fn an_answer_of_known_length_that_comes_in_pieces_is_announced_as_long_as_it_is() {
     let app: Router = Router::new()
-        .route("/", post(async || Halting::new()))
+        .route("/", post(async || Halting::body()))
         .layer(IdempotencyLayer::new(MemoryStore::default()).insecure_unscoped());
     let server = HttpServer::start(app).await;
     for (key, client) in [("\"h1\"", HttpClient::http1()), ("\"h2\"", HttpClient::http2())] {
@@ -781,7 +790,7 @@ async fn the_last_byte_of_a_known_length_is_sent_when_it_is_recorded(harness: Ha
     *spy.rules.before_complete.lock().unwrap() = Some(gate.clone());
     let layer = IdempotencyLayer::new(spy);
     for (key, app) in [
-        ("hint", Router::new().route("/", post(async || Halting::new()))),
+        ("hint", Router::new().route("/", post(async || Halting::body()))),
         (
             "header",
             Router::new().route(
@@ -1029,6 +1038,19 @@ async fn a_complete_that_fails_does_not_hold_the_answer_up_and_is_sent_until_it_
     assert_eq!((retry.body.as_str(), shop.runs()), ("run 1", 1));
 }
 
+/// A store may refuse this answer for ever, and grant every renewal.
+async fn a_complete_that_always_fails_is_sent_until_the_lease_ends_and_no_longer(harness: Harness) {
+    let shop = Shop::default();
+    let backend = harness.live().await;
+    let spy = Spy::over(backend.clone());
+    let app = shop.router(IdempotencyLayer::new(spy.clone()).lease(Duration::from_secs(1)));
+    spy.rules.failing_completes.store(1, SeqCst);
+    assert_eq!(send(&app, keyed("/pay", "k", "order")).await.body, "run 1");
+    assert_eq!(backend.shutdown(PATIENCE).await, 0, "it goes on and on");
+    spy.rules.failing_completes.store(0, SeqCst);
+    assert_eq!(settle(&app, || keyed("/pay", "k", "order")).await.body, "run 2");
+}
+
 async fn a_client_that_leaves_while_the_store_is_asked_leaves_nothing_behind(harness: Harness) {
     let shop = Shop::default();
     let spy = Spy::over(harness.backend.clone());
@@ -1133,6 +1155,16 @@ async fn a_handler_learns_that_its_lease_was_lost_and_the_next_one_that_it_is_no
     // It may have had its effect before it looked, so it does not count as one that never was.
     harness.advance(lease);
     assert_eq!(send(&app, keyed("/", "k", "order")).await.body, "attempt 2");
+}
+
+async fn a_lease_counts_from_when_it_was_asked_for(harness: Harness) {
+    let spy = Spy::over(harness.backend.clone());
+    let lease = Duration::from_millis(100);
+    spy.begins(Begins::Late(lease));
+    let app: Router = Router::new()
+        .route("/", post(async |idem: Idempotent| idem.check()))
+        .layer(IdempotencyLayer::new(spy).lease(lease));
+    assert_eq!(send(&app, keyed("/", "k", "order")).await.status, 503, "it is lost already");
 }
 
 async fn a_handler_that_takes_too_long_is_stopped_and_leaves_a_pending_record(harness: Harness) {
