@@ -238,10 +238,13 @@ impl Lead {
             false => String::new(),
         };
         let variant = |names: &str| self.visit.variant(names, asked);
+        let response = fill.response.clone();
         match claim.fill(fill, &vary, variant).await {
             Ok((reply, names)) => {
                 if !names.is_empty() {
                     self.shared.vary.set(self.visit.address.entry(), &names);
+                    let (variant, headers) = (variant(&names), &response.snapshot.headers);
+                    self.visit.note_language(&self.shared, &variant, &names, headers, asked);
                 }
                 let stored = reply == FillReply::Stored;
                 telemetry::count(CACHE_TOTAL, if stored { "stored" } else { "refused" });

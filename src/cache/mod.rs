@@ -48,7 +48,7 @@
 //! | | RFC 9111 | |
 //! | --- | --- | --- |
 //! | freshness | 4.2, 5.3 | `s-maxage`, `max-age`, `Expires`, or a tenth of the time since `Last-Modified`; `CDN-Cache-Control` (RFC 9213) before them |
-//! | `Vary` | 4.1 | several variants of an entry, found by what all of them vary by |
+//! | `Vary` | 4.1 | several variants of an entry, found by what all of them vary by; [one in the language that is preferred](CacheLayer::select_language), if you say so |
 //! | validation | 4.3 | by `ETag` and `Last-Modified`; a 304, or a matching response to `HEAD`, renews what is stored |
 //! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
@@ -117,6 +117,7 @@
 //! | [`key`](CacheLayer::key) | scheme, host, path, query as sent | what a handler usually answers by |
 //! | [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) | zero | stale is wrong until somebody says otherwise |
 //! | [`stale_if_error`](CacheLayer::stale_if_error) | zero | the same |
+//! | [`select_language`](CacheLayer::select_language) | off | it goes beyond the RFC |
 //! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
 //! | [`body_limit`](CacheLayer::body_limit) | 1 MiB | pages and API answers fit; downloads do not fill the store |
 //! | [`lease`](CacheLayer::lease) | 10 s, renewed at a third | what a crash costs; a handler may take longer |
@@ -164,6 +165,7 @@ mod service;
 mod status;
 mod store;
 mod stored;
+mod translate;
 mod vary_memo;
 mod visit;
 
