@@ -33,7 +33,7 @@
 //!     let request = Request::get("/post").body(Body::empty()).unwrap();
 //!     app.clone().oneshot(request).await.unwrap().headers()["cache-status"].clone()
 //! };
-//! assert_eq!(ask().await, "towerkeep; fwd=uri-miss; stored");
+//! assert_eq!(ask().await, "towerkeep; fwd=uri-miss; ttl=60; stored");
 //! # backend.shutdown(std::time::Duration::from_secs(5)).await;
 //! let hit = ask().await;
 //! assert!(hit.to_str().unwrap().starts_with("towerkeep; hit; ttl="));
