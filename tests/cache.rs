@@ -394,7 +394,7 @@ async fn head_is_answered_from_get_and_never_poisons_it(harness: Harness) {
     });
     let app = origin.app(&cache(harness.backend.clone()));
     let head = || Request::head("/a").body(Body::empty()).unwrap();
-    assert_eq!(send(&app, head()).await.verdict(), "fwd=uri-miss");
+    assert_eq!(send(&app, head()).await.verdict(), "fwd=uri-miss; detail=head");
     assert_eq!(ask(&app, "/a").await.text(), "whole");
     harness.tasks().drain(PATIENCE).await;
     let hit = send(&app, head()).await;

@@ -44,7 +44,7 @@ type ForwardBody = Either<Incoming, Full<Bytes>>;
 
 /// The cache, and the upstream behind it.
 pub(crate) fn proxy(options: &Options, backend: &Backend) -> Cache<Forward> {
-    let cache = CacheLayer::new(backend.clone()).policy(Policy::proxy());
+    let cache = CacheLayer::new(backend.clone()).policy(Policy::proxy()).select_language(true);
     ServiceBuilder::new().layer(cache).service(Forward::new(options))
 }
 

@@ -142,6 +142,7 @@ impl Lead {
                 self.land(Outcome::Uncacheable);
                 claim.uncacheable(UNCACHEABLE_FOR).await;
                 let held = self.visit.held.take().filter(|_| validating);
+                self.visit.detail = Some(Reason::TooSlow);
                 return answer(response, head, &self.visit, (plan, held)).await;
             }
         };
@@ -170,24 +171,29 @@ impl Lead {
             })
         {
             let (answer, _) = response.into_parts();
-            let (found, stored) =
+            let (found, status) =
                 self.freshen(claim, &held, &answer.headers, started, &asked).await;
-            let forward_status = Some(answer.status);
-            let status = CacheStatus { forward_status, stored, ..self.visit.status() };
+            let status = CacheStatus { forward_status: Some(answer.status), ..status };
             let _ = head.send(Ok(headers::stored(&found, &self.visit, status)));
             return;
         }
         if plan == Plan::Complete && is_of_a_part(response.status()) {
             return self.complete(claim, response, asked, at, head).await;
         }
+        // What was asked to validate, or for the rest, may have got another answer.
+        let forward_status = (plan != Plan::Plain).then(|| response.status());
         match self.judge(&response, at.answered - at.started) {
             Ok(freshness) => {
                 let (parts, body) = response.into_parts();
                 let (freshness, before) = (Ok(freshness), Bytes::new());
-                let filling = Filling { parts, before, freshness, asked, at, forward_status: None };
+                let filling = Filling { parts, before, freshness, asked, at, forward_status };
                 filling.run(self, claim, body, head).await;
             }
-            Err(reason) => self.pass(claim, response, head, reason).await,
+            Err(reason) => {
+                let status = self.visit.status().detail(reason);
+                let status = CacheStatus { forward_status, ..status };
+                self.pass(claim, response, head, status).await;
+            }
         }
     }
 
@@ -239,10 +245,13 @@ impl Lead {
             false => String::new(),
         };
         let variant = |names: &str| self.visit.variant(names, asked);
+        let response = fill.response.clone();
         match claim.fill(fill, &vary, variant).await {
             Ok((reply, names)) => {
                 if !names.is_empty() {
                     self.shared.vary.set(self.visit.address.entry(), &names);
+                    let (variant, headers) = (variant(&names), &response.snapshot.headers);
+                    self.visit.note_language(&self.shared, &variant, &names, headers, asked);
                 }
                 let stored = reply == FillReply::Stored;
                 telemetry::count(CACHE_TOTAL, if stored { "stored" } else { "refused" });
@@ -262,13 +271,12 @@ impl Lead {
         claim: Claim,
         response: Response<R>,
         head: HeadSender<R, E>,
-        reason: Reason,
+        status: CacheStatus,
     ) {
         telemetry::count(CACHE_TOTAL, "bypass");
         // What one client's condition or range has led to says nothing of the next response either.
         let failed = response.status().is_server_error()
             || (self.shared.policy.is_proxy() && depends_on_client(response.status()));
-        let status = self.visit.status().detail(reason);
         let conditions = &self.visit.conditions;
         let response = if conditions.not_modified(response.status(), response.headers()) {
             let status = CacheStatus { forward_status: Some(response.status()), ..status };
@@ -320,6 +328,7 @@ async fn answer<R: Body<Data = Bytes>, E>(
             headers::stored(&held, visit, CacheStatus { forward_status, ..status })
         }
         _ if plan == Plan::Complete && is_of_a_part(response.status()) => {
+            let status = status.detail(Reason::Mismatch);
             headers::mismatched(CacheStatus { forward_status: Some(response.status()), ..status })
         }
         _ => written(response.map(ResponseBody::inner), status),

@@ -111,7 +111,8 @@ impl Filling {
         let (visit, parts) = (&lead.visit, &self.parts);
         let (stored, forward_status) = (self.freshness.is_ok(), self.forward_status);
         let detail = self.freshness.as_ref().err().copied().or(visit.detail);
-        let status = CacheStatus { stored, forward_status, detail, ..visit.status() };
+        let ttl = self.freshness.as_ref().ok().map(Freshness::ttl);
+        let status = CacheStatus { stored, forward_status, ttl, detail, ..visit.status() };
         if visit.conditions.not_modified(parts.status, &parts.headers) {
             let forward_status = forward_status.or(Some(parts.status));
             let status = CacheStatus { forward_status, ..status };

@@ -154,9 +154,7 @@ where
                         }
                         Ok(Judgement::Moved) => look_up(shared, call, visit),
                         Ok(Judgement::Miss) => miss(shared, call, visit),
-                        Ok(Judgement::NotForYou) => {
-                            forward(call, &visit, Some(Reason::Authorization))
-                        }
+                        Ok(Judgement::NotForYou) => forward(call, &visit, Reason::Authorization),
                         Err(error) => {
                             telemetry::store_failed("cache", &error);
                             let status = CacheStatus::bypass(Reason::StoreUnavailable);
@@ -243,12 +241,12 @@ where
     if visit.head {
         return match shared.policy.is_proxy() && visit.held.is_some() {
             true => lead(shared, call, visit, None),
-            false => forward(call, &visit, None),
+            false => forward(call, &visit, Reason::Head),
         };
     }
     if visit.touched() {
         // Its response is not for others, whatever it will be: nobody should wait for it.
-        return forward(call, &visit, Some(Reason::Session));
+        return forward(call, &visit, Reason::Session);
     }
     match shared.flights.join(&visit.flight()) {
         Role::Lead(leader) => lead(shared, call, visit, Some(leader)),
@@ -333,14 +331,12 @@ where
             }
             None => miss(shared, call, visit),
         },
-        Ok(Some(Outcome::Uncacheable)) => forward(call, &visit, Some(Reason::Uncacheable)),
-        Ok(Some(Outcome::Unavailable)) => forward(call, &visit, Some(Reason::StoreUnavailable)),
-        Ok(_) if Instant::now() >= visit.deadline => {
-            forward(call, &visit, Some(Reason::WaitedTooLong))
-        }
+        Ok(Some(Outcome::Uncacheable)) => forward(call, &visit, Reason::Uncacheable),
+        Ok(Some(Outcome::Unavailable)) => forward(call, &visit, Reason::StoreUnavailable),
+        Ok(_) if Instant::now() >= visit.deadline => forward(call, &visit, Reason::WaitedTooLong),
         Ok(Some(Outcome::Settled)) => look_up(shared, call, visit),
         Ok(None) => miss(shared, call, visit),
-        Err(_) => forward(call, &visit, Some(Reason::WaitedTooLong)),
+        Err(_) => forward(call, &visit, Reason::WaitedTooLong),
     }
 }
 
@@ -348,14 +344,14 @@ where
 fn forward<S, Q, R>(
     call: Call<S, Q>,
     visit: &Visit,
-    reason: Option<Reason>,
+    reason: Reason,
 ) -> State<S, Q, R, S::Future, S::Error>
 where
     S: Service<Request<Q>, Response = Response<R>>,
     R: Body,
 {
     telemetry::count(CACHE_TOTAL, "bypass");
-    let status = CacheStatus { detail: reason, ..visit.status() };
+    let status = visit.status().detail(reason);
     inner(call.run(visit), status)
 }
 

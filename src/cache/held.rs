@@ -44,7 +44,7 @@ impl Lead {
     }
 
     /// Stores what is held with the fields of the origin's answer, which says that it still holds.
-    /// Returns it, and whether it may be stored at all.
+    /// Returns it, and what is told of that.
     pub(super) async fn freshen(
         &mut self,
         claim: Claim,
@@ -52,7 +52,7 @@ impl Lead {
         answer: &HeaderMap,
         started: Instant,
         asked: &HeaderMap,
-    ) -> (Found, bool) {
+    ) -> (Found, CacheStatus) {
         let (old, now) = (&held.response.snapshot, SystemTime::now());
         // A field that is of the old response alone says nothing of the new one's age.
         let age = initial_age(&self.shared.policy, answer, started.elapsed(), now);
@@ -72,7 +72,7 @@ impl Lead {
         let key = held.response.key.clone();
         let response = Arc::new(StoredResponse { key, snapshot });
         let mut found = Found::new(response.clone(), held.stamp.clone(), age, Duration::ZERO);
-        let stored = judged.is_ok();
+        let (stored, detail) = (judged.is_ok(), judged.as_ref().err().copied());
         let outcome = match judged {
             Ok((freshness, tags)) => {
                 found.fresh_for = freshness.left(age);
@@ -96,7 +96,9 @@ impl Lead {
             }
         };
         self.land(outcome);
-        (found, stored)
+        let ttl = stored.then(|| found.ttl());
+        let status = CacheStatus { stored, ttl, detail, ..self.visit.status() };
+        (found, status)
     }
 
     /// Forgets what is stored.
@@ -126,14 +128,14 @@ impl Lead {
         };
         let started = Instant::now();
         let response = call.run(&self.visit).await;
-        let status = self.visit.status();
+        let mut status = self.visit.status().detail(Reason::Head);
         let whole = response.as_ref().ok().filter(|response| response.status() == StatusCode::OK);
         let answer = whole.map(|response| response.headers().clone());
         if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
             let old = &held.response.snapshot;
             let extent = Extent::of(old.status, &old.headers, old.body.len());
             match update::describes(&answer, &old.headers, extent.and_then(|held| held.total)) {
-                true => drop(self.freshen(claim, &held, &answer, started, &asked).await),
+                true => status = self.freshen(claim, &held, &answer, started, &asked).await.1,
                 false => self.forget().await,
             }
         }

@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) key: CacheKey,
     pub(crate) windows: Windows,
     pub(crate) vary: Arc<VaryMemo>,
+    /// Which variants are in which language, if a request may get another one's for that.
+    pub(crate) languages: Option<Arc<VaryMemo>>,
     pub(crate) body_limit: usize,
     pub(crate) lease: Duration,
     pub(crate) wait: Duration,
@@ -56,6 +58,7 @@ impl CacheLayer {
             key: CacheKey::default(),
             windows: Windows::default(),
             vary: Arc::default(),
+            languages: None,
             body_limit: 1 << 20,
             lease: Duration::from_secs(10),
             wait: Duration::from_secs(15),
@@ -93,6 +96,19 @@ impl CacheLayer {
     /// 24 h are 24 h. Default: zero.
     pub fn stale_if_error(self, window: Duration) -> Self {
         self.with(|shared| shared.windows.stale_if_error = window.min(LONGEST))
+    }
+
+    /// Gives a fresh response whose only `Content-Language` is what a request's `Accept-Language`
+    /// prefers to every other language, although it answered other preferences: of an upstream with
+    /// `Vary: Accept-Language`, which has one response for each language and not for each list of them.
+    /// Languages are compared whole: `de` is not `de-AT`. Fields other than `Accept-Language` have to be
+    /// the same.
+    ///
+    /// This goes beyond RFC 9111, section 4.1, which lets only what means the same be the same. A server
+    /// that composes a response of several languages is not for it. Each process knows of the responses
+    /// that it has stored or given itself. Has no effect but with [`Policy::proxy`]. Default: off.
+    pub fn select_language(self, on: bool) -> Self {
+        self.with(|shared| shared.languages = on.then(Arc::default))
     }
 
     /// The longest body that is stored, in bytes. A longer one passes through, and nobody waits for

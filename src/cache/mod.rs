@@ -33,7 +33,7 @@
 //!     let request = Request::get("/post").body(Body::empty()).unwrap();
 //!     app.clone().oneshot(request).await.unwrap().headers()["cache-status"].clone()
 //! };
-//! assert_eq!(ask().await, "towerkeep; fwd=uri-miss; stored");
+//! assert_eq!(ask().await, "towerkeep; fwd=uri-miss; ttl=60; stored");
 //! # backend.shutdown(std::time::Duration::from_secs(5)).await;
 //! let hit = ask().await;
 //! assert!(hit.to_str().unwrap().starts_with("towerkeep; hit; ttl="));
@@ -97,7 +97,7 @@
 //! | | RFC 9111 | |
 //! | --- | --- | --- |
 //! | freshness | 4.2, 5.3 | `s-maxage`, `max-age`, `Expires`, or a tenth of the time since `Last-Modified`; `CDN-Cache-Control` (RFC 9213) before them |
-//! | `Vary` | 4.1 | several variants of an entry, found by what all of them vary by |
+//! | `Vary` | 4.1 | several variants of an entry, found by what all of them vary by; [one in the language that is preferred](CacheLayer::select_language), if you say so |
 //! | validation | 4.3 | by `ETag` and `Last-Modified`; a 304, or a matching response to `HEAD`, renews what is stored |
 //! | invalidation | 4.4 | by unsafe and unknown methods, with `Location` and `Content-Location` |
 //! | requests | 5.2.1 | `no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached`, `Pragma` |
@@ -105,9 +105,6 @@
 //! | `POST` | RFC 9110, 9.3.3 | a 200 that says how long it is fresh, and that its `Content-Location` is its own target, answers the next `GET` |
 //! | groups | RFC 9875 | `Cache-Groups`, and `Cache-Group-Invalidation` on what unsafe methods answer with 2xx or 3xx: the groups of one origin, purged for good |
 //! | `QUERY` | RFC 10008 | with a [`QueryMethodLayer`] around the cache, which puts the content into the key |
-//!
-//! What `Location` and `Content-Location` name is forgotten by itself, without the groups that it
-//! belongs to.
 //!
 //! A range of what is not stored goes to the upstream as it is, and holds nobody up who wants the whole.
 //! A 206 with one range of bytes is stored, and answers who asks for no more than it has. One with the
@@ -117,6 +114,9 @@
 //! belong there, which no upstream that goes by `If-Range` gives, the client gets a 502
 //! (`detail=mismatch`), and the part is forgotten. `multipart/byteranges` passes through, and so does a
 //! part with fewer bytes than it says. A response that breaks off is not stored at all.
+//!
+//! What `Location` and `Content-Location` name is forgotten by itself, without the groups that it
+//! belongs to.
 //!
 //! ```
 //! # use towerkeep::{Backend, cache::{CacheLayer, Policy}};
@@ -176,6 +176,7 @@
 //! | [`key`](CacheLayer::key) | scheme, host, path, query as sent | what a handler usually answers by |
 //! | [`stale_while_revalidate`](CacheLayer::stale_while_revalidate) | zero | stale is wrong until somebody says otherwise |
 //! | [`stale_if_error`](CacheLayer::stale_if_error) | zero | the same |
+//! | [`select_language`](CacheLayer::select_language) | off | it goes beyond the RFC |
 //! | tags of a response | 64, of 1 to 256 bytes | with one more it is not stored, since a purge would miss it |
 //! | purged tags | 10,000; 1,000 at a time | what was made before the purges that are forgotten counts as purged |
 //! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
@@ -232,6 +233,7 @@ mod status;
 mod store;
 mod stored;
 mod tag;
+mod translate;
 mod vary_memo;
 mod visit;
 

@@ -299,6 +299,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     Method,
+    Head,
     Upgrade,
     Range,
     Partial,
@@ -324,6 +325,7 @@ pub(crate) enum Reason {
     OnlyIfCached,
     StaleIfError,
     TooLarge,
+    TooSlow,
     Uncacheable,
     WaitedTooLong,
     StoreUnavailable,
@@ -333,6 +335,7 @@ impl Reason {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
+            Self::Head => "head",
             Self::Upgrade => "upgrade",
             Self::Range => "range",
             Self::Partial => "partial",
@@ -358,6 +361,7 @@ impl Reason {
             Self::OnlyIfCached => "only-if-cached",
             Self::StaleIfError => "stale-if-error",
             Self::TooLarge => "too-large",
+            Self::TooSlow => "too-slow",
             Self::Uncacheable => "uncacheable",
             Self::WaitedTooLong => "waited-too-long",
             Self::StoreUnavailable => "store-unavailable",

@@ -60,6 +60,10 @@ pub(crate) struct Visit {
     pub(crate) deadline: Instant,
     /// The entry turned out to vary by something else than was thought.
     moved: bool,
+    /// Another variant was looked up for its language.
+    pub(super) translated: bool,
+    /// Its own address, while that is.
+    pub(super) own: Option<Address>,
     session: Option<SessionTouched>,
     /// What the handler says of its response, to this cache and to those further out.
     control: CacheControl,
@@ -145,6 +149,8 @@ impl Visit {
             held: None,
             background: false,
             moved: false,
+            translated: false,
+            own: None,
             forward: Forward::UriMiss,
             seen: None,
             collapsed: false,
@@ -169,10 +175,17 @@ impl Visit {
         lookup: Lookup,
         request: &HeaderMap,
     ) -> Judgement {
+        if let Some(own) = self.own.take() {
+            self.address = own;
+            return self.judge_language(shared, lookup, request);
+        }
         let found = match lookup {
             Lookup::Found(found) => found,
             Lookup::Varies { names } => return self.look_elsewhere(shared, &names, request),
             Lookup::Absent { stamp } => return self.miss(Forward::UriMiss, stamp),
+            Lookup::NoVariant if self.look_for_language(shared, request) => {
+                return Judgement::Moved;
+            }
             Lookup::NoVariant => return self.miss(Forward::VaryMiss, None),
         };
         if *found.response.key != *self.identity() {
@@ -194,6 +207,7 @@ impl Visit {
             return self.miss_held(if stale { Forward::Stale } else { Forward::Request }, stamp);
         }
         let headers = &found.response.snapshot.headers;
+        self.note_language(shared, self.address.variant(), self.address.vary(), headers, request);
         if self.authorized && !shared.policy.may_answer_authorized(headers) {
             self.forward = Forward::Request;
             return Judgement::NotForYou;
@@ -235,7 +249,7 @@ impl Visit {
         }
     }
 
-    fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {
+    pub(super) fn miss(&mut self, forward: Forward, seen: Option<Arc<str>>) -> Judgement {
         self.held = None;
         self.forward = forward;
         self.seen = seen;

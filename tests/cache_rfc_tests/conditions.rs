@@ -160,7 +160,11 @@ async fn own_conditions(harness: Harness) {
             "4.3.3: a new response takes the place of the stored one",
             vec![
                 get("").gives(stale, "one"),
-                get("").later(2).gives("cache-control: max-age=60|etag: \"b\"", "two").body("two"),
+                get("")
+                    .later(2)
+                    .gives("cache-control: max-age=60|etag: \"b\"", "two")
+                    .body("two")
+                    .tells("fwd=stale; fwd-status=200; stored"),
                 get("").hit("two").without("x-a"),
             ],
         ),

@@ -96,7 +96,8 @@ async fn by_304(harness: Harness) {
                 get("")
                     .later(2)
                     .answers(304, "etag: \"a\"|cache-control: no-store", "")
-                    .body("one"),
+                    .body("one")
+                    .tells("fwd=stale; fwd-status=304; detail=no-store"),
                 get("").gives("", "two").origin_does_not_see("if-none-match").body("two"),
             ],
         ),
@@ -114,7 +115,8 @@ async fn by_head(harness: Harness) {
                 head()
                     .later(2)
                     .gives("cache-control: max-age=60|etag: \"a\"|x-a: 2|content-length: 3", "")
-                    .with("x-a", "2"),
+                    .with("x-a", "2")
+                    .tells("fwd=stale; stored"),
                 get("").hit("one").with("x-a", "2"),
             ],
         ),
@@ -122,7 +124,10 @@ async fn by_head(harness: Harness) {
             "4.3.5: a HEAD with another tag invalidates",
             vec![
                 get("").gives(stored, "one"),
-                head().later(2).gives("cache-control: max-age=60|etag: \"b\"", ""),
+                head()
+                    .later(2)
+                    .gives("cache-control: max-age=60|etag: \"b\"", "")
+                    .tells("fwd=stale; detail=head"),
                 get("").gives("", "two").origin_does_not_see("if-none-match").body("two"),
             ],
         ),
@@ -149,7 +154,7 @@ async fn by_head(harness: Harness) {
         ),
         (
             "RFC 9110 9.3.2: a HEAD goes on as one",
-            vec![head().gives("x-a: 1", "").with("x-a", "1").tells("fwd=uri-miss")],
+            vec![head().gives("x-a: 1", "").with("x-a", "1").tells("fwd=uri-miss; detail=head")],
         ),
     ];
     run(&harness, "by-head", cases).await;

@@ -1,9 +1,9 @@
 //! RFC 9111, section 4.1: responses that vary.
 
-use super::script::{Case, get, run};
+use super::script::{Case, get, method, run, run_with};
 use crate::harness::Harness;
 
-on_every_backend! { matches, normal_forms }
+on_every_backend! { matches, normal_forms, languages }
 
 const BY_FOO: &str = "cache-control: max-age=3600|vary: Foo";
 
@@ -154,4 +154,68 @@ async fn normal_forms(harness: Harness) {
         ),
     ];
     run(&harness, "normal-forms", cases).await;
+}
+
+async fn languages(harness: Harness) {
+    const GERMAN: &str =
+        "cache-control: max-age=60|vary: accept-language, foo|content-language: De";
+    let stored = || get("accept-language: en, de|foo: 1").gives(GERMAN, "hallo");
+    let asked = |name, request| -> Case {
+        (name, vec![stored(), get(request).gives(GERMAN, "two").body("two")])
+    };
+    let unknown = |name, headers| -> Case {
+        let first = get("accept-language: en, de|foo: 1").gives(headers, "hallo");
+        let again = get("accept-language: de|foo: 1").gives(GERMAN, "two").body("two");
+        (name, vec![first, again])
+    };
+    let cases = vec![
+        (
+            "RFC 9110 12.5.4: what is in the language that is preferred will do",
+            vec![
+                stored(),
+                get("accept-language: fr;q=0.5, de;q=1.0|foo: 1").hit("hallo").tells("hit"),
+                get("accept-language: DE|foo: 1").later(9).hit("hallo").with("age", "9"),
+            ],
+        ),
+        asked(
+            "RFC 9110 12.4.2: not what is preferred less",
+            "accept-language: fr, de;q=0.9|foo: 1",
+        ),
+        asked("RFC 9110 12.4.2: not one of two", "accept-language: de, fr|foo: 1"),
+        asked("RFC 4647 3.4: not another region", "accept-language: de-AT|foo: 1"),
+        asked("RFC 9111 4.1: not where another field differs", "accept-language: de|foo: 2"),
+        unknown(
+            "RFC 9110 8.5: not of several languages",
+            "cache-control: max-age=60|vary: accept-language, foo|content-language: de, en",
+        ),
+        unknown(
+            "RFC 9110 8.5: not of no language",
+            "cache-control: max-age=60|vary: accept-language, foo",
+        ),
+        (
+            "RFC 9111 4.2: not what is stale, and the new one stands beside it",
+            vec![
+                stored(),
+                get("accept-language: de|foo: 1")
+                    .later(61)
+                    .gives(GERMAN, "two")
+                    .tells("fwd=vary-miss; stored"),
+                get("accept-language: en;q=0.1, de|foo: 1").hit("two"),
+            ],
+        ),
+        (
+            "RFC 9111 4.4: not what is forgotten",
+            vec![
+                stored(),
+                method("DELETE").answers(204, "", ""),
+                get("accept-language: de|foo: 1").gives("", "two").body("two"),
+            ],
+        ),
+    ];
+    run_with(&harness, "languages", |layer| layer.select_language(true), cases).await;
+    let off = vec![(
+        "RFC 9111 4.1: not by itself",
+        vec![stored(), get("accept-language: de|foo: 1").gives(GERMAN, "two").body("two")],
+    )];
+    run(&harness, "languages-off", off).await;
 }

@@ -8,6 +8,7 @@ pub(crate) mod extent;
 pub(crate) mod freshness;
 pub(crate) mod groups;
 pub(crate) mod invalidate;
+pub(crate) mod language;
 pub(crate) mod range;
 pub(crate) mod serve;
 pub(crate) mod storing;

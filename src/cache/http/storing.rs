@@ -50,6 +50,12 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
+    /// The seconds until it is stale, on its arrival; negative if it was too old already.
+    pub(crate) fn ttl(&self) -> i64 {
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        seconds(self.lifetime).saturating_sub(seconds(self.age))
+    }
+
     /// How long it is fresh from now on, if its age is that by now.
     pub(crate) fn left(&self, age: Duration) -> Duration {
         self.lifetime.saturating_sub(age)
