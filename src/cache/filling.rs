@@ -207,6 +207,7 @@ impl Filling {
             age,
             lifetime: freshness.lifetime,
             stale: freshness.stale,
+            compress_above: lead.shared.compress_above,
             cost: self.at.started.elapsed(),
         };
         let outcome = lead.store(claim, fill, &self.asked).await;

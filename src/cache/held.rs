@@ -84,6 +84,7 @@ impl Lead {
                     age,
                     lifetime: freshness.lifetime,
                     stale: freshness.stale,
+                    compress_above: self.shared.compress_above,
                     cost: started.elapsed(),
                 };
                 self.store(claim, fill, asked).await

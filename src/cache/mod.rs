@@ -181,6 +181,7 @@
 //! | purged tags | 10,000; 1,000 at a time | what was made before the purges that are forgotten counts as purged |
 //! | variants of an entry | 64 | one more, and all are forgotten: a client can think of any number |
 //! | [`body_limit`](CacheLayer::body_limit) | 1 MiB | pages and API answers fit; downloads do not fill the store |
+//! | [`compress_above`](CacheLayer#method.compress_above) | never | for Redis; costs each hit a copy (feature `cache-compression`) |
 //! | [`lease`](CacheLayer::lease) | 10 s, renewed at a third | what a crash costs; a handler may take longer |
 //! | [`wait`](CacheLayer::wait) | 15 s | longer than a lease, so that a crash ends in a takeover, not in a stampede |
 //! | [`fill_timeout`](CacheLayer::fill_timeout) | 60 s | what nobody waits for any more must end |
@@ -207,6 +208,7 @@
 //! upstream says of its own is believed.
 
 mod change;
+mod compression;
 mod contend;
 mod control;
 mod fill;

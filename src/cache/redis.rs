@@ -166,7 +166,11 @@ impl CacheStore for RedisStore {
     }
 
     fn fill(&self, address: &Address, token: &str, fill: Fill) -> StoreFuture<FillReply> {
-        let Some(blob) = fill.response.encode() else {
+        let blob = match fill.compress_above {
+            Some(above) => fill.response.encode_compressed(above),
+            None => fill.response.encode(),
+        };
+        let Some(blob) = blob else {
             return StoreFuture::ready(Err(StoreError::refused("a response of over 4 GiB")));
         };
         let call = FILL

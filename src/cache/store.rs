@@ -344,14 +344,17 @@ pub struct Fill {
     pub seen: u64,
     /// What it is purged by, besides [`Tag::ALL`].
     pub tags: Tags,
+    /// From which length on a store that keeps bytes
+    /// [compresses](StoredResponse::encode_compressed) the body.
+    pub compress_above: Option<usize>,
 }
 
 impl Fill {
     /// A response that was made just now, in no time, is fresh for `lifetime`, and then forgotten.
     #[must_use]
     pub fn new(response: Arc<StoredResponse>, lifetime: Duration) -> Self {
-        let (age, stale, cost, seen, tags) = <_>::default();
-        Self { response, age, lifetime, stale, cost, seen, tags }
+        let (age, stale, cost, seen, tags, compress_above) = <_>::default();
+        Self { response, age, lifetime, stale, cost, seen, tags, compress_above }
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! u8 version = 1, of a part 2 · u32 length, canonical key · snapshot, as in `snapshot.rs`          big-endian
+//!
+//! u8 version + 128 · u32 length, canonical key · u32 length of the body · snapshot with it compressed
 //! ```
 
-use crate::snapshot::Snapshot;
+use crate::{cache::compression, snapshot::Snapshot};
 use bytes::{Buf, BufMut, Bytes};
 use http::{Response, StatusCode};
 use std::fmt;
@@ -14,6 +16,9 @@ const VERSION: u8 = 1;
 
 /// That of a 206, which a reader that knows whole responses only must not give to anyone.
 const PART_VERSION: u8 = 2;
+
+/// Added to the version where the body is compressed.
+const COMPRESSED: u8 = 128;
 
 /// A response, and the key of the request that it answered.
 ///
@@ -39,24 +44,50 @@ impl StoredResponse {
     /// can say (4 GiB).
     #[must_use]
     pub fn encode(&self) -> Option<Bytes> {
-        let snapshot = self.snapshot.encode()?;
-        let mut blob = Vec::with_capacity(1 + 4 + self.key.len() + snapshot.len());
-        blob.put_u8(self.version());
+        self.written(self.version(), None, &self.snapshot)
+    }
+
+    /// The same with a body of at least `above` bytes compressed by LZ4, if that makes it an eighth
+    /// smaller and the response has no `Content-Encoding`. Needs the feature `cache-compression`, without
+    /// which it stays as it is, and is a miss to whoever reads it.
+    #[must_use]
+    pub fn encode_compressed(&self, above: usize) -> Option<Bytes> {
+        let Snapshot { status, headers, body } = &self.snapshot;
+        let Some(packed) = compression::compressed(headers, body, above) else {
+            return self.encode();
+        };
+        let packed = Snapshot { status: *status, headers: headers.clone(), body: packed };
+        self.written(self.version() + COMPRESSED, Some(body.len().try_into().ok()?), &packed)
+    }
+
+    fn written(&self, version: u8, length: Option<u32>, snapshot: &Snapshot) -> Option<Bytes> {
+        let snapshot = snapshot.encode()?;
+        let mut blob = Vec::with_capacity(1 + 4 + self.key.len() + 4 + snapshot.len());
+        blob.put_u8(version);
         blob.put_u32(self.key.len().try_into().ok()?);
         blob.put_slice(&self.key);
+        length.into_iter().for_each(|length| blob.put_u32(length));
         blob.put_slice(&snapshot);
         Some(blob.into())
     }
 
     /// Reads that form. `None` if it is damaged or another version's: a miss. The body is a slice of
-    /// the blob, not a copy.
+    /// the blob, not a copy, unless it is compressed.
     #[must_use]
     pub fn decode(mut blob: Bytes) -> Option<Self> {
         let version = blob.try_get_u8().ok()?;
         let length = blob.try_get_u32().ok()? as usize;
         let key = (length <= blob.len()).then(|| blob.split_to(length))?;
-        let response = Self { key, snapshot: Snapshot::decode(blob).ok()? };
-        (response.version() == version).then_some(response)
+        let snapshot = match version.checked_sub(COMPRESSED) {
+            None => Snapshot::decode(blob).ok()?,
+            Some(_) => {
+                let length = blob.try_get_u32().ok()? as usize;
+                let packed = Snapshot::decode(blob).ok()?;
+                Snapshot { body: compression::decompressed(&packed.body, length)?, ..packed }
+            }
+        };
+        let response = Self { key, snapshot };
+        (response.version() == version & !COMPRESSED).then_some(response)
     }
 
     /// Whether it is a part of a response: an answer only to who asks for no more.
@@ -128,6 +159,31 @@ mod tests {
         let mut whole = blob.to_vec();
         whole[0] = 1;
         assert_eq!(StoredResponse::decode(whole.into()), None);
+    }
+
+    #[cfg(feature = "cache-compression")]
+    #[test]
+    fn a_compressed_one_is_read_as_it_was_and_every_cut_is_a_miss() {
+        for status in [StatusCode::OK, StatusCode::PARTIAL_CONTENT] {
+            let mut response = sample();
+            (response.snapshot.status, response.snapshot.body) = (status, vec![b'x'; 5_000].into());
+            let blob = response.encode_compressed(1_024).unwrap();
+            assert!(blob.len() < 200, "{} bytes", blob.len());
+            assert_eq!(StoredResponse::decode(blob.clone()).unwrap(), response);
+            for length in 0..blob.len() {
+                assert_eq!(StoredResponse::decode(blob.slice(..length)), None, "cut at {length}");
+            }
+        }
+        assert_eq!(sample().encode_compressed(1_024), sample().encode());
+    }
+
+    #[cfg(not(feature = "cache-compression"))]
+    #[test]
+    fn a_compressed_one_is_a_miss_without_the_feature() {
+        let mut blob = sample().encode_compressed(0).unwrap().to_vec();
+        assert_eq!(Some(Bytes::from(blob.clone())), sample().encode());
+        blob[0] += COMPRESSED;
+        assert_eq!(StoredResponse::decode(blob.into()), None);
     }
 
     proptest! {
