@@ -14,18 +14,18 @@ use http::HeaderMap;
 impl Visit {
     /// What of the request, and of what its handler says, counts for whether the response is stored.
     pub(crate) fn asked_of_store(&self) -> Asked {
-        Asked { authorized: self.authorized, ttl: self.control.told_ttl(), ..Asked::default() }
+        Asked { authorized: self.authorized, ttl: self.control().told_ttl(), ..Asked::default() }
     }
 
     /// What its response is purged by: its URI, the parts of its path, what the handler says, and the
     /// groups that its headers name.
     pub(crate) fn tags(&self, shared: &Shared, response: &HeaderMap) -> Result<Vec<Tag>, Reason> {
-        let mut tags = self.control.named();
+        let mut tags = self.control().named();
         let limit = MAX_TAGS.saturating_sub(tags.len());
         tags.extend(self.groups(shared, response, limit)?);
         tags.push(self.key.tag());
         tags.extend(Tag::prefixes(self.key.target()));
-        match self.control.is_faulty() {
+        match self.control().is_faulty() {
             true => Err(Reason::Tags),
             false => Ok(tags),
         }
@@ -63,13 +63,13 @@ impl Visit {
 
     /// Takes over what a stored response is purged by that becomes a part of the new one.
     pub(crate) fn inherit(&self, found: &Found) {
-        self.control.inherit(&found.tags);
+        self.control().inherit(&found.tags);
     }
 
     /// Tells a cache further out what the stored response that is the answer is purged by.
     pub(crate) fn answered_with(&self, found: &Found) {
         if self.nested {
-            self.control.inherit(&found.tags);
+            self.control().inherit(&found.tags);
         }
     }
 }

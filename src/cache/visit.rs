@@ -23,7 +23,10 @@ use crate::{
 };
 use http::{Extensions, HeaderMap, Method, StatusCode, header::AUTHORIZATION, request::Parts};
 use http_body::Body;
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 use tokio::time::Instant;
 
 /// A request that may be answered from the cache.
@@ -63,7 +66,7 @@ pub(crate) struct Visit {
     pub(super) own: Option<Address>,
     session: Option<SessionTouched>,
     /// What the handler says of its response, to this cache and to those further out.
-    pub(super) control: CacheControl,
+    control: OnceLock<CacheControl>,
     /// There is a cache further out that may store the answer.
     pub(super) nested: bool,
 }
@@ -133,6 +136,7 @@ impl Visit {
         };
         let variant = vary::variant(&names, question.as_deref(), &request.headers);
         let address = Address::variant_of(entry, variant, lane).varying_by(&*names);
+        let outer = request.extensions.get::<CacheControl>().cloned();
         Self {
             key,
             question,
@@ -154,8 +158,8 @@ impl Visit {
             detail: None,
             deadline: Instant::now() + shared.wait,
             session: request.extensions.get::<SessionTouched>().cloned(),
-            control: CacheControl::of(&request.extensions),
-            nested: request.extensions.get::<CacheControl>().is_some(),
+            nested: outer.is_some(),
+            control: outer.map(OnceLock::from).unwrap_or_default(),
         }
     }
 
@@ -344,6 +348,11 @@ impl Visit {
 
     /// Lets the handler say something of its response.
     pub(crate) fn listen(&self, extensions: &mut Extensions) {
-        extensions.insert(self.control.clone());
+        extensions.insert(self.control().clone());
+    }
+
+    /// What the handler says of its response. Made when it is called: a hit has none.
+    pub(super) fn control(&self) -> &CacheControl {
+        self.control.get_or_init(CacheControl::default)
     }
 }
