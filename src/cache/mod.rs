@@ -235,6 +235,7 @@ mod status;
 mod store;
 mod stored;
 mod tag;
+mod tagging;
 mod translate;
 mod vary_memo;
 mod visit;

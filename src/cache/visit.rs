@@ -2,14 +2,12 @@
 
 use crate::{
     cache::{
-        control::{CacheControl, MAX_TAGS},
+        control::CacheControl,
         http::{
             directives::RequestDirectives,
             extent::Extent,
-            groups,
             range::{Part, RangeRequest},
             serve::Use,
-            storing::Asked,
             validate::Conditions,
             vary,
         },
@@ -20,13 +18,15 @@ use crate::{
         status::{CacheStatus, Forward},
         store::{Address, Found, Lane, Lookup},
         stored::StoredResponse,
-        tag::{Tag, Tags},
     },
     marks::SessionTouched,
 };
 use http::{Extensions, HeaderMap, Method, StatusCode, header::AUTHORIZATION, request::Parts};
 use http_body::Body;
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 use tokio::time::Instant;
 
 /// A request that may be answered from the cache.
@@ -66,9 +66,9 @@ pub(crate) struct Visit {
     pub(super) own: Option<Address>,
     session: Option<SessionTouched>,
     /// What the handler says of its response, to this cache and to those further out.
-    control: CacheControl,
+    control: OnceLock<CacheControl>,
     /// There is a cache further out that may store the answer.
-    nested: bool,
+    pub(super) nested: bool,
 }
 
 /// What is to be done with a request on its arrival.
@@ -136,6 +136,7 @@ impl Visit {
         };
         let variant = vary::variant(&names, question.as_deref(), &request.headers);
         let address = Address::variant_of(entry, variant, lane).varying_by(&*names);
+        let outer = request.extensions.get::<CacheControl>().cloned();
         Self {
             key,
             question,
@@ -157,8 +158,8 @@ impl Visit {
             detail: None,
             deadline: Instant::now() + shared.wait,
             session: request.extensions.get::<SessionTouched>().cloned(),
-            control: CacheControl::of(&request.extensions),
-            nested: request.extensions.get::<CacheControl>().is_some(),
+            nested: outer.is_some(),
+            control: outer.map(OnceLock::from).unwrap_or_default(),
         }
     }
 
@@ -347,67 +348,11 @@ impl Visit {
 
     /// Lets the handler say something of its response.
     pub(crate) fn listen(&self, extensions: &mut Extensions) {
-        extensions.insert(self.control.clone());
+        extensions.insert(self.control().clone());
     }
 
-    /// What of the request, and of what its handler says, counts for whether the response is stored.
-    pub(crate) fn asked_of_store(&self) -> Asked {
-        Asked { authorized: self.authorized, ttl: self.control.told_ttl(), ..Asked::default() }
-    }
-
-    /// What its response is purged by: its URI, the parts of its path, what the handler says, and the
-    /// groups that its headers name.
-    pub(crate) fn tags(&self, shared: &Shared, response: &HeaderMap) -> Result<Vec<Tag>, Reason> {
-        let mut tags = self.control.named();
-        let limit = MAX_TAGS.saturating_sub(tags.len());
-        tags.extend(self.groups(shared, response, limit)?);
-        tags.push(self.key.tag());
-        tags.extend(Tag::prefixes(self.key.target()));
-        match self.control.is_faulty() {
-            true => Err(Reason::Tags),
-            false => Ok(tags),
-        }
-    }
-
-    /// The same for what is held, now that it has these headers.
-    pub(crate) fn tags_of_held(
-        &self,
-        shared: &Shared,
-        held: &Found,
-        headers: &HeaderMap,
-    ) -> Result<Tags, Reason> {
-        let old = &held.response.snapshot.headers;
-        let left = self.groups(shared, old, usize::MAX).unwrap_or_default();
-        let kept = held.tags.iter().filter(|tag| !left.contains(tag));
-        let tags: Tags = kept.chain(self.tags(shared, headers)?).collect();
-        // Each answer may have named others.
-        match tags.iter().count() > 2 * MAX_TAGS {
-            true => Err(Reason::Tags),
-            false => Ok(tags),
-        }
-    }
-
-    fn groups(
-        &self,
-        shared: &Shared,
-        response: &HeaderMap,
-        limit: usize,
-    ) -> Result<Vec<Tag>, Reason> {
-        match shared.policy.is_proxy() {
-            true => groups::of(response, self.key.origin(), limit).map_err(|_| Reason::Tags),
-            false => Ok(Vec::new()),
-        }
-    }
-
-    /// Takes over what a stored response is purged by that becomes a part of the new one.
-    pub(crate) fn inherit(&self, found: &Found) {
-        self.control.inherit(&found.tags);
-    }
-
-    /// Tells a cache further out what the stored response that is the answer is purged by.
-    pub(crate) fn answered_with(&self, found: &Found) {
-        if self.nested {
-            self.control.inherit(&found.tags);
-        }
+    /// What the handler says of its response. Made when it is called: a hit has none.
+    pub(super) fn control(&self) -> &CacheControl {
+        self.control.get_or_init(CacheControl::default)
     }
 }

@@ -1,6 +1,9 @@
 //! A sequence that loses its end, as after a failover, or all of it.
 
-use super::verbs::{is_fresh, is_gone, make, tag};
+use super::{
+    app::{Site, fresh},
+    verbs::{is_fresh, is_gone, make, tag},
+};
 use crate::harness::Harness;
 use towerkeep::cache::{CacheStore, Purge};
 
@@ -9,6 +12,7 @@ on_every_server! {
     a_sequence_that_has_lost_its_end_purges_everything_and_goes_on,
     a_process_that_has_not_heard_of_the_lost_purge_notices_by_a_response_that_has,
     what_is_flushed_is_gone_and_what_follows_is_stored,
+    who_cannot_hear_of_purges_is_not_answered_from_the_store,
 }
 
 const TAGS: &str = "test:cache:tags";
@@ -71,4 +75,18 @@ async fn what_is_flushed_is_gone_and_what_follows_is_stored(harness: Harness) {
     }
     assert!(is_gone(&*harness, "old").await);
     goes_on(&harness).await;
+}
+
+/// As in a cluster that has lost the server with the tags: the response is there, and may be purged.
+async fn who_cannot_hear_of_purges_is_not_answered_from_the_store(harness: Harness) {
+    let site = Site::new(&harness, |layer| layer, |run, _, _| fresh(run));
+    site.get("/a").await;
+    assert!(site.get("/a").await.is_hit());
+    harness.command(&["SET", TAGS, "no sorted set"]);
+    let reply = site.get("/a").await;
+    assert_eq!(reply.verdict, "fwd=bypass; detail=store-unavailable");
+    assert_eq!(reply.text, "run 2");
+    assert!(site.cache.purge_tag("a", Purge::Hard).await.unwrap_err().is_refused());
+    harness.command(&["DEL", TAGS]);
+    assert_eq!(site.get("/a").await.text, "run 1");
 }
