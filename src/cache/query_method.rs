@@ -312,7 +312,7 @@ mod tests {
     fn text(frames: &Frames) -> Vec<String> {
         let show = |frame: &Result<Frame<Bytes>, _>| match frame {
             Ok(frame) => format!("{:?}", frame.data_ref()),
-            Err(error) => format!("{error}"),
+            Err(error) => error.to_string(),
         };
         frames.iter().map(show).collect()
     }
