@@ -30,6 +30,14 @@ use tokio::time::Instant;
 /// So many groups a response invalidates at most; the rest is left alone.
 const MAX_INVALIDATED: usize = 900;
 
+/// What became of a response.
+#[expect(clippy::large_enum_variant, reason = "it is matched where it is made")]
+pub(crate) enum Kept<R: Body, E> {
+    /// A task stores it while it is read.
+    Stored(Detached<R, E>),
+    Passed(Response<ResponseBody<R>>),
+}
+
 /// A request that may change what is stored, on its way.
 pub(crate) struct Change {
     visit: Box<Visit>,
@@ -78,11 +86,7 @@ impl Change {
     }
 
     /// Stores the response, in a task, if it is one to a POST that a GET may get. Else hands it on.
-    pub(crate) fn keep<R, E>(
-        mut self,
-        shared: &Arc<Shared>,
-        response: Response<R>,
-    ) -> Result<Detached<R, E>, Response<ResponseBody<R>>>
+    pub(crate) fn keep<R, E>(mut self, shared: &Arc<Shared>, response: Response<R>) -> Kept<R, E>
     where
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Send + 'static,
@@ -90,7 +94,7 @@ impl Change {
     {
         let post = self.post.take();
         let Some(asked) = post.filter(|_| self.answers_get(shared, &response)) else {
-            return Err(self.pass(response));
+            return Kept::Passed(self.pass(response));
         };
         let (started, answered) = (self.started, Instant::now());
         let lead = Lead { shared: shared.clone(), visit: self.visit, leader: None };
@@ -102,7 +106,7 @@ impl Change {
             Ok(freshness) => freshness,
             Err(reason) => {
                 let status = lead.visit.status().detail(reason);
-                return Err(written(response.map(ResponseBody::inner), status));
+                return Kept::Passed(written(response.map(ResponseBody::inner), status));
             }
         };
         let (parts, body) = response.into_parts();
@@ -111,7 +115,7 @@ impl Change {
         let filling = Filling { parts, before, freshness, asked, at, forward_status: None };
         let seen = self.seen;
         let spawn = |head| shared.tasks.spawn(store(lead, seen, filling, body, head));
-        Ok(Detached::new(spawn))
+        Kept::Stored(Detached::new(spawn))
     }
 
     /// Whether it is what a GET would get, and says for how long (RFC 9110, section 9.3.3).

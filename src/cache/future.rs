@@ -3,7 +3,7 @@
 use crate::{
     body::ResponseBody,
     cache::{
-        change::Change,
+        change::{Change, Kept},
         contend::Outcome,
         fill::{Lead, written},
         headers,
@@ -191,13 +191,13 @@ where
                         // What could not be forgotten is not to be mixed with what is new.
                         Err(error) => {
                             telemetry::store_failed("cache", &error);
-                            Err(change.pass(response))
+                            Kept::Passed(change.pass(response))
                         }
                         Ok(_) => change.keep(shared, response),
                     };
                     match kept {
-                        Ok(response) => State::Lead { response },
-                        Err(response) => return Poll::Ready(Ok(response)),
+                        Kept::Stored(response) => State::Lead { response },
+                        Kept::Passed(response) => return Poll::Ready(Ok(response)),
                     }
                 }
                 StateProj::Done { response } => {

@@ -310,9 +310,9 @@ mod tests {
     }
 
     fn text(frames: &Frames) -> Vec<String> {
-        let show = |frame: &Result<Frame<Bytes>, _>| match frame {
+        let show = |frame: &Result<Frame<Bytes>, &str>| match frame {
             Ok(frame) => format!("{:?}", frame.data_ref()),
-            Err(error) => format!("{error}"),
+            Err(error) => (*error).to_owned(),
         };
         frames.iter().map(show).collect()
     }

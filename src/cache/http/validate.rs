@@ -229,6 +229,14 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_may_have_bytes_that_are_no_ascii() {
+        let tag = HeaderValue::from_bytes(b"\"a\xfc\"").unwrap();
+        let request = HeaderMap::from_iter([(IF_NONE_MATCH, tag.clone())]);
+        let stored = HeaderMap::from_iter([(ETAG, tag)]);
+        assert!(Conditions::of(&request).not_modified(StatusCode::OK, &stored));
+    }
+
+    #[test]
     fn a_response_without_a_tag_matches_only_the_star() {
         assert!(!not_modified(&[("if-none-match", "\"\"")], &[]));
         assert!(not_modified(&[("if-none-match", "*")], &[]));
