@@ -46,6 +46,7 @@
 //! | --- | --- | --- |
 //! | `session`, `cache`, `rate-limit`, `idempotency`, `coalesce`, `lock` | yes | the module of that name |
 //! | `session-signed`, `session-private` | no | session cookies that are signed, or encrypted |
+//! | `cache-compression` | no | stored responses can be compressed |
 //! | `tower-sessions`, `tower-sessions-0-14` | no | `tower_sessions`: a store for that crate, and for axum-login |
 //! | `axum` | yes | extractors, `IntoResponse` for errors and rejections, axum's `ConnectInfo` and `MatchedPath` |
 //! | `redis` | yes | [`Backend::redis`] and the [`connection`] |
