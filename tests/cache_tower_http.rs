@@ -215,6 +215,20 @@ async fn compression_under_a_proxy_is_a_variant_of_its_own(harness: Harness) {
     assert_eq!(runs.load(SeqCst), 2);
 }
 
+/// A miss and a hit that nothing tells of a compression.
+async fn is_plain_twice<S, R>(app: &S, harness: &Harness)
+where
+    S: Service<Request<Body>, Response = Response<R>, Error = Infallible> + Clone,
+    R: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    for hit in [false, true] {
+        let got = ask(app, &[]).await;
+        assert_eq!((got.is_hit(), got.header("content-encoding")), (hit, None));
+        assert_eq!(got.body, page());
+        settled(harness).await;
+    }
+}
+
 async fn decompression_over_the_cache_unpacks_every_hit(harness: Harness) {
     let runs = Runs::default();
     let app = ServiceBuilder::new()
@@ -222,12 +236,7 @@ async fn decompression_over_the_cache_unpacks_every_hit(harness: Harness) {
         .layer(proxy(&harness))
         .layer(CompressionLayer::new())
         .service(router(&runs));
-    for hit in [false, true] {
-        let got = ask(&app, &[]).await;
-        assert_eq!((got.is_hit(), got.header("content-encoding")), (hit, None));
-        assert_eq!(got.body, page());
-        settled(&harness).await;
-    }
+    is_plain_twice(&app, &harness).await;
     assert_eq!(runs.load(SeqCst), 1);
 }
 
@@ -238,12 +247,7 @@ async fn decompression_under_the_cache_stores_what_was_unpacked(harness: Harness
         .layer(DecompressionLayer::new())
         .layer(CompressionLayer::new())
         .service(router(&runs));
-    for hit in [false, true] {
-        let got = ask(&app, &[]).await;
-        assert_eq!((got.is_hit(), got.header("content-encoding")), (hit, None));
-        assert_eq!(got.body, page());
-        settled(&harness).await;
-    }
+    is_plain_twice(&app, &harness).await;
     assert_eq!(runs.load(SeqCst), 1);
 }
 

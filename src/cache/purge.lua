@@ -15,8 +15,9 @@ redis.call('ZADD', KEYS[1], 'NX', 0, '')
 local over = redis.call('ZCARD', KEYS[1]) - 2 - tonumber(ARGV[3])
 if over > 0 then
   -- The floor is the lowest of all; it takes the number of the highest that goes.
-  local cut = redis.call('ZRANGE', KEYS[1], over, over, 'WITHSCORES')[2]
-  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, over)
+  local gone = redis.call('ZRANGE', KEYS[1], 0, over)
+  local cut = redis.call('ZSCORE', KEYS[1], gone[#gone])
+  for _, member in ipairs(gone) do redis.call('ZREM', KEYS[1], member) end
   redis.call('ZADD', KEYS[1], cut, '')
 end
 return 1

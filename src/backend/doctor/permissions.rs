@@ -101,7 +101,6 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("ZCARD", On::Key, &[]),
     ("ZRANGE", On::Key, &["0", "0"]),
     ("ZRANGEBYSCORE", On::Key, &["0", "1"]),
-    ("ZREMRANGEBYRANK", On::Key, &["0", "0"]),
     ("PUBLISH", On::Channel, &["m"]),
     ("SUBSCRIBE", On::Channel, &[]),
 ];
