@@ -26,6 +26,9 @@ pub(super) static PURGE: Script =
 /// Where the sequence ends.
 const END: &str = ".";
 
+/// The script's answer if it has found that the sequence has lost a purge.
+const LOST: u8 = 2;
+
 /// What this process knows of purges.
 #[derive(Debug)]
 pub(super) struct RedisTags {
@@ -86,8 +89,8 @@ impl RedisTags {
             return StoreFuture::ready(Err(error));
         }
         let call = self.call(self.last(), "").args(tags.iter().map(|&tag| member((purge, tag))));
-        let reply = self.redis.script(call);
-        StoreFuture::boxed(async move { reply.await.map(drop) })
+        let (tags, reply) = (self.clone(), self.redis.script(call));
+        StoreFuture::boxed(async move { tags.tell(reply.await?) })
     }
 
     fn told(&self, seen: u64, tags: &Tags) -> Standing {
@@ -102,16 +105,24 @@ impl RedisTags {
     /// The sequence has lost this purge: it was deleted, or a server took over that had not heard of
     /// it. Nobody knows what else is lost, so everything counts as purged.
     async fn restore(&self, lost: u64) -> Result<(), StoreError> {
-        telemetry::warn(format_args!(
-            "the purges of cached responses have lost their end, so everything that is stored counts \
-             as purged; after a failover that is to be expected, and `{}` must not be deleted or evicted",
-            self.key,
-        ));
-        let call = self.call(lost, "1").arg(member((Purge::Hard, Tag::ALL)));
-        self.redis.script(call).await?;
+        self.tell(self.redis.script(self.call(lost, "1")).await?)?;
         let above = self.last();
         let reply = self.redis.cmd(command(&self.key, above)).await?;
         self.note(reply).map(drop)
+    }
+
+    /// Says what a purge has found, if that is a loss.
+    fn tell(&self, reply: Value) -> Result<(), StoreError> {
+        let lost = parse::<u8>(reply, "cache/purge.lua")? == LOST;
+        if lost {
+            telemetry::warn(format_args!(
+                "the purges of cached responses have lost their end, so everything that is stored \
+                 counts as purged; after a failover that is to be expected, and `{}` must not be \
+                 deleted or evicted",
+                self.key,
+            ));
+        }
+        Ok(())
     }
 
     /// Takes note of an answer, and returns whether it has the end of the sequence.

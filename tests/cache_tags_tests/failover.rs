@@ -11,6 +11,7 @@ on_every_server! {
     a_sequence_that_is_deleted_purges_everything_and_goes_on,
     a_sequence_that_has_lost_its_end_purges_everything_and_goes_on,
     a_process_that_has_not_heard_of_the_lost_purge_notices_by_a_response_that_has,
+    a_purge_does_not_hide_that_the_sequence_has_lost_another,
     what_is_flushed_is_gone_and_what_follows_is_stored,
     who_cannot_hear_of_purges_is_not_answered_from_the_store,
 }
@@ -64,6 +65,25 @@ async fn a_process_that_has_not_heard_of_the_lost_purge_notices_by_a_response_th
     forget_after(&harness, kept);
     assert!(is_gone(&*harness, "e").await, "a purge with a lower number would not be about it");
     assert!(harness.last_purge() > elsewhere.last_purge());
+    goes_on(&harness).await;
+}
+
+async fn a_purge_does_not_hide_that_the_sequence_has_lost_another(harness: Harness) {
+    harness.purge_tags(&[tag("x")], Purge::Hard).await.unwrap();
+    for lose in [0, 1] {
+        make(&*harness, "old", &format!("{lose}"), &["a"]).await;
+        let kept = harness.last_purge();
+        harness.purge_tags(&[tag("a")], Purge::Hard).await.unwrap();
+        assert!(is_gone(&*harness, "old").await);
+        match lose {
+            0 => drop(harness.command(&["DEL", TAGS])),
+            _ => forget_after(&harness, kept),
+        }
+        // Nobody has looked meanwhile.
+        harness.purge_tags(&[tag("b")], Purge::Hard).await.unwrap();
+        let elsewhere = harness.another().await;
+        assert!(is_gone(&elsewhere, "old").await, "it was purged, and is back");
+    }
     goes_on(&harness).await;
 }
 
