@@ -58,6 +58,7 @@ on_every_backend! {
     a_slow_client_does_not_hold_up_the_others,
     a_body_that_breaks_off_or_is_cut_is_not_stored,
     nobody_waits_for_what_cannot_be_stored,
+    nobody_waits_for_what_varies_by_too_much,
     a_client_with_authorization_holds_nobody_up,
     what_was_read_before_a_purge_is_not_stored_after_it,
     a_session_touched_while_the_body_is_read_is_seen,
@@ -672,6 +673,26 @@ async fn nobody_waits_for_what_cannot_be_stored(harness: Harness) {
     }
 }
 
+/// Each response varies by a few fields, and all of them by more than an entry may have.
+async fn nobody_waits_for_what_varies_by_too_much(harness: Harness) {
+    let origin = Origin::open(|run, request| {
+        let vary = if request.headers()["a"] == "1" { "a,b,c,d,e" } else { "a,f,g,h,i,j" };
+        let mut response = fresh(format!("run {run}"));
+        response.headers_mut().insert("vary", vary.parse().unwrap());
+        response
+    });
+    let backend = harness.live().await;
+    let layer = cache(backend.clone()).policy(Policy::proxy()).wait(Duration::ZERO);
+    let app = origin.app(&layer);
+    assert_eq!(send(&app, request("/a", &[("a", "1")])).await.text(), "run 1");
+    until_stored_for(&app, || request("/a", &[("a", "1")])).await;
+    for _ in 0..2 {
+        let reply = send(&app, request("/a", &[("a", "2")])).await;
+        assert_eq!(reply.verdict(), "fwd=vary-miss; stored", "nobody holds its lease");
+        backend.tasks().drain(PATIENCE).await;
+    }
+}
+
 async fn a_client_with_authorization_holds_nobody_up(harness: Harness) {
     let origin = Origin::gated(|_, request| {
         let name = request.headers().get("authorization");
@@ -705,8 +726,12 @@ async fn a_client_with_authorization_holds_nobody_up(harness: Harness) {
 
 /// The body's end may reach its client before the fill reaches the store.
 async fn until_stored(app: &App, uri: &str) {
+    until_stored_for(app, || request(uri, &[])).await;
+}
+
+async fn until_stored_for(app: &App, request: impl Fn() -> Request<Body>) {
     let wait = async {
-        while ask(app, uri).await.verdict() != "hit" {
+        while send(app, request()).await.verdict() != "hit" {
             sleep(Duration::from_millis(1)).await;
         }
     };

@@ -4,7 +4,7 @@ use crate::{
     cache::{
         http::vary,
         layer::Shared,
-        policy::Reason,
+        policy::{Reason, UNCACHEABLE_FOR},
         store::{Address, CacheStore, Fill, FillReply, Found, LeaseReply, Verdict},
         visit::{Judgement, Visit},
     },
@@ -240,7 +240,7 @@ impl Claim {
     }
 
     /// Stores the response, if the lease is held still: as the `variant` by what all responses of the
-    /// entry vary by, this one by `vary`.
+    /// entry vary by, this one by `vary`. The answer is [`Varies`](FillReply::Varies) if that is too much.
     pub(crate) async fn fill(
         mut self,
         fill: Fill,
@@ -252,7 +252,9 @@ impl Claim {
         let mut more: Arc<str> = vary.into();
         // Once with what is known, and once with what the store says.
         let reply = loop {
-            let Some(all) = vary::union(&names, &more) else { break FillReply::Refused };
+            let Some(all) = vary::union(&names, &more) else {
+                break FillReply::Varies { names: more };
+            };
             let address = match *all == *self.grant.address.vary() {
                 true => self.grant.address.clone(),
                 false => self.grant.address.moved(all.clone(), variant(&all)),
@@ -270,8 +272,12 @@ impl Claim {
                 }
             }
         };
-        // Stored or refused: either way there is nothing left to give back.
-        self.lease.disarm();
+        match reply {
+            FillReply::Stored => self.lease.disarm(),
+            // It may be held still: by a response that was too old on its arrival.
+            FillReply::Refused => self.fail().await,
+            FillReply::Varies { .. } => self.uncacheable(UNCACHEABLE_FOR).await,
+        }
         Ok((reply, names))
     }
 

@@ -255,8 +255,9 @@ impl Lead {
                 }
                 let stored = reply == FillReply::Stored;
                 telemetry::count(CACHE_TOTAL, if stored { "stored" } else { "refused" });
-                // What has to be validated each time is not waited for in turn.
-                if stored && !reusable { Outcome::Uncacheable } else { Outcome::Settled }
+                // What has to be validated each time, or varies by too much, is not waited for in turn.
+                let in_turn = reusable && !matches!(reply, FillReply::Varies { .. });
+                if in_turn { Outcome::Settled } else { Outcome::Uncacheable }
             }
             Err(error) => {
                 telemetry::store_failed("cache", &error);
