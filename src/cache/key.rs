@@ -72,7 +72,8 @@ impl CacheKey {
         self
     }
 
-    /// Makes one cookie part of the key: its value as it was sent, and whether it is there at all. A
+    /// Makes one cookie part of the key: its value as it was sent, and whether it is there at all. One
+    /// whose name is percent-encoded, which some frameworks decode, is told apart from both. A
     /// response whose `Vary` names `Cookie` can be stored then, so the handler must answer by no other
     /// cookie.
     ///
@@ -128,10 +129,8 @@ impl CacheKey {
             let values = request.headers.get_all(name).iter().map(|value| value.as_bytes());
             write_all(&mut canonical, [name.as_str().as_bytes(), b":"], values);
         }
-        // No header's name begins with a semicolon or a space.
         for name in &self.cookies {
-            let name = [b";", name.as_bytes()].concat();
-            write_all(&mut canonical, [&name, b"="], cookies(&request.headers, &name[1..]));
+            write_cookies(&mut canonical, name.as_bytes(), &request.headers);
         }
         for part in &self.custom {
             let part = part(request).ok_or(KeyError::NoKey)?;
@@ -320,14 +319,31 @@ fn write_all<'a>(
     values.for_each(|value| write(canonical, &[b"\n", name, separator, value]));
 }
 
-/// The values of the cookies with this name.
-fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let lines = headers.get_all(COOKIE).iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
-    pairs.filter_map(move |pair| {
-        let value = pair.trim_ascii().strip_prefix(name)?.trim_ascii_start();
-        value.strip_prefix(b"=").map(<[u8]>::trim_ascii_start)
-    })
+/// The same for what may be read as the cookie with this name. Some frameworks decode names, and most
+/// pass over a line that is no text: one client must not be able to have its answer stored for others
+/// whose cookie is read in another way.
+fn write_cookies(canonical: &mut Vec<u8>, name: &[u8], headers: &HeaderMap) {
+    // No header's name begins with a semicolon or a space, and no cookie's has a space in it.
+    let start = canonical.len();
+    for line in headers.get_all(COOKIE) {
+        let text: &[u8] = match line.to_str() {
+            Ok(_) => b"=",
+            Err(_) if std::str::from_utf8(line.as_bytes()).is_ok() => b" utf-8=",
+            Err(_) => b" bytes=",
+        };
+        for pair in line.as_bytes().split(|&byte| byte == b';').map(<[u8]>::trim_ascii) {
+            let Some(end) = pair.iter().position(|&byte| byte == b'=') else { continue };
+            let (read, value) = (pair[..end].trim_ascii_end(), pair[end + 1..].trim_ascii_start());
+            if read == name {
+                write(canonical, &[b"\n;", name, text, value]);
+            } else if *query::decoded(read) == *name {
+                write(canonical, &[b"\n;", name, b" %", text, read, b"=", value]);
+            }
+        }
+    }
+    if canonical.len() == start {
+        write(canonical, &[b"\n;", name]);
+    }
 }
 
 #[cfg(test)]
@@ -449,6 +465,45 @@ mod tests {
             by(&CacheKey::default().cookie("lang").cookie("theme"), &["theme=dark"]),
             keys[0]
         );
+    }
+
+    /// Some frameworks decode the names of cookies, others do not: what one of them takes for the cookie
+    /// must neither pass for a request without it nor for one with it.
+    #[test]
+    fn what_may_be_read_as_a_declared_cookie_counts_as_it_was_sent() {
+        let declared = CacheKey::default().cookie("theme").cookie("lang");
+        let keys = [
+            by(&declared, &["theme=dark"]),
+            by(&declared, &[]),
+            by(&declared, &["%74heme=dark"]),
+            by(&declared, &["them%65 = dark"]),
+            by(&declared, &["%74heme=light"]),
+            by(&declared, &["%74heme=light; theme=dark"]),
+            by(&declared, &["theme=dark; %74heme=light"]),
+            by(&declared, &["%6cang=dark"]),
+        ];
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        for other in ["%74hem=dark", "%2574heme=dark", "th+eme=dark", "%zz=1; %", "%74heme"] {
+            assert_eq!(by(&declared, &[other]), keys[1], "{other}");
+        }
+    }
+
+    /// Most frameworks ignore a line that is not text, with all that is in it.
+    #[test]
+    fn a_declared_cookie_in_a_line_that_is_no_text_is_told_apart() {
+        let declared = CacheKey::default().cookie("theme");
+        let of = |line: &[u8]| {
+            let mut request = request("/", &[]);
+            let value = http::HeaderValue::from_bytes(line).unwrap();
+            request.headers.insert(COOKIE, value);
+            declared.of(&request).unwrap()
+        };
+        let keys =
+            [of(b"theme=dark"), of("theme=dark; x=\u{e9}".as_bytes()), of(b"theme=dark; x=\xff")];
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        assert_eq!(of(b"x=\xff"), of(b"x=1"), "nobody reads a theme there");
     }
 
     #[test]
