@@ -39,6 +39,7 @@ on_every_backend! {
 on_every_server! {
     redis_decides_by_its_own_time_and_forgets_by_itself,
     what_cannot_be_read_is_absent_and_can_be_filled_again,
+    leases_that_have_ended_do_not_pile_up,
 }
 
 const LENGTH: Duration = Duration::from_secs(10);
@@ -509,6 +510,27 @@ async fn redis_decides_by_its_own_time_and_forgets_by_itself(harness: Harness) {
     }
 }
 
+/// A key lives as long as the longest of its leases, so with a new one each second for ever.
+async fn leases_that_have_ended_do_not_pile_up(harness: Harness) {
+    let held = address("e");
+    granted(&*harness, &held, "held").await;
+    for variant in 0..400 {
+        if variant == 200 {
+            harness.advance(Duration::from_secs(2));
+        }
+        let (at, token) = (Address::variant_of("e", variant.to_string(), Lane::Open), "token");
+        granted(&*harness, &at, token).await;
+        let mark = Verdict::Uncacheable(Duration::from_secs(1));
+        assert!(harness.release(&at, token, mark).await.unwrap());
+    }
+    let left = harness.command(&["HLEN", &format!("{PREFIX}:cache-lease:{{e}}")]).int();
+    assert!((201..300).contains(&left), "{left} are left, 201 of which have not ended");
+    let (at, token) = (Address::variant_of("e", "399", Lane::Open), "token");
+    let reply = harness.lease(&at, token, LENGTH, None).await.unwrap();
+    assert!(matches!(reply, LeaseReply::Uncacheable { .. }), "{reply:?}");
+    assert!(harness.renew(&held, "held", LENGTH).await.unwrap());
+}
+
 async fn what_cannot_be_read_is_absent_and_can_be_filled_again(harness: Harness) {
     // On the system's clock, which `x` is needed for.
     let backend = harness.live().await;
@@ -542,5 +564,6 @@ async fn what_cannot_be_read_is_absent_and_can_be_filled_again(harness: Harness)
     spoiled("b:", b"").await;
     spoiled("m:", b"2|of another version").await;
     spoiled("m:", b"\xff").await;
+    spoiled("m:", b"1|stamp|0|9000000000000|9000000000000|0|0|no tags").await;
     spoiled("x", b"soon").await;
 }

@@ -54,6 +54,11 @@ impl Meta {
         Some(Self { stamp, born, fresh, keep, cost, seen, tags })
     }
 
+    /// The stamp that `lease.lua` reads, though the rest cannot be read.
+    pub(crate) fn stamp_of(text: &str) -> Option<Arc<str>> {
+        Some(text.strip_prefix("1|")?.split('|').next()?.into())
+    }
+
     /// What a lookup answers, after what purges say of it.
     pub(crate) fn found(
         &self,

@@ -118,8 +118,9 @@ impl CacheStore for RedisStore {
             let ttl = u64::try_from(ttl).ok();
             let ends = text(ends).and_then(|ends| ends.parse::<u64>().ok());
             let now = told.or_else(|| ends?.checked_sub(ttl?));
-            let Some(meta) = text(meta).as_deref().and_then(Meta::parse) else {
-                return Ok(Lookup::Absent { stamp: None });
+            let meta = text(meta).unwrap_or_default();
+            let Some(meta) = Meta::parse(&meta) else {
+                return Ok(Lookup::Absent { stamp: Meta::stamp_of(&meta) });
             };
             let standing = tags.standing(meta.seen, &meta.tags).await?;
             // What cannot be read, be it damaged or another version's, is absent.

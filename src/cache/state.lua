@@ -9,8 +9,17 @@ local function held(text, now)
   local left = tonumber(ends) - now
   if left > 0 and left <= tonumber(length) then return owner, left end
 end
--- Writes a lease; the key lives as long as the longest of its leases.
+-- Writes a lease; the key lives as long as the longest of its leases. Once there are many, those that
+-- have ended are swept out, and again when there are twice as many as were left: field '' has that.
 local function hold(key, name, owner, now, length)
+  local many = redis.call('HLEN', key)
+  if many > 64 and many >= tonumber(redis.call('HGET', key, '') or '0') then
+    local fields, left = redis.call('HGETALL', key), 0
+    for at = 1, #fields, 2 do
+      if held(fields[at + 1], now) then left = left + 1 else redis.call('HDEL', key, fields[at]) end
+    end
+    redis.call('HSET', key, '', int(2 * left))
+  end
   redis.call('HSET', key, name, owner .. '|' .. int(now + length) .. '|' .. int(length))
   if redis.call('PTTL', key) < length then redis.call('PEXPIRE', key, int(length)) end
 end

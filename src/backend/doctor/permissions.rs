@@ -91,6 +91,7 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("EXISTS", On::Key, &[]),
     ("HDEL", On::Key, &["f"]),
     ("HGET", On::Key, &["f"]),
+    ("HGETALL", On::Key, &[]),
     ("HLEN", On::Key, &[]),
     ("HMGET", On::Key, &["f"]),
     ("HSET", On::Key, &["f", "v"]),
