@@ -34,8 +34,11 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
-    Backend, ResponseBody,
-    cache::{CacheKey, CacheLayer, CacheStore, Policy, Query},
+    Backend, ResponseBody, StoreFuture,
+    cache::{
+        Address, CacheKey, CacheLayer, CacheStore, Fill, FillReply, LeaseReply, Lookup, Policy,
+        Query, Verdict,
+    },
     marks::SessionTouched,
 };
 
@@ -59,6 +62,7 @@ on_every_backend! {
     a_body_that_breaks_off_or_is_cut_is_not_stored,
     nobody_waits_for_what_cannot_be_stored,
     nobody_waits_for_what_varies_by_too_much,
+    a_fill_that_is_refused_gives_its_lease_back,
     a_client_with_authorization_holds_nobody_up,
     what_was_read_before_a_purge_is_not_stored_after_it,
     a_session_touched_while_the_body_is_read_is_seen,
@@ -690,6 +694,61 @@ async fn nobody_waits_for_what_varies_by_too_much(harness: Harness) {
         let reply = send(&app, request("/a", &[("a", "2")])).await;
         assert_eq!(reply.verdict(), "fwd=vary-miss; stored", "nobody holds its lease");
         backend.tasks().drain(PATIENCE).await;
+    }
+}
+
+/// A store to which every response is too old on its arrival.
+struct Refusing {
+    store: Backend,
+    releases: Arc<AtomicUsize>,
+}
+
+impl CacheStore for Refusing {
+    fn lookup(&self, address: &Address) -> StoreFuture<Lookup> {
+        self.store.lookup(address)
+    }
+
+    fn lease(
+        &self,
+        address: &Address,
+        token: &str,
+        length: Duration,
+        seen: Option<&str>,
+    ) -> StoreFuture<LeaseReply> {
+        self.store.lease(address, token, length, seen)
+    }
+
+    fn renew(&self, address: &Address, token: &str, length: Duration) -> StoreFuture<bool> {
+        self.store.renew(address, token, length)
+    }
+
+    fn fill(&self, address: &Address, token: &str, mut fill: Fill) -> StoreFuture<FillReply> {
+        (fill.lifetime, fill.stale) = (Duration::ZERO, Duration::ZERO);
+        self.store.fill(address, token, fill)
+    }
+
+    fn release(&self, address: &Address, token: &str, verdict: Verdict) -> StoreFuture<bool> {
+        let (released, releases) =
+            (self.store.release(address, token, verdict), self.releases.clone());
+        StoreFuture::boxed(async move {
+            let released = released.await?;
+            releases.fetch_add(released.into(), SeqCst);
+            Ok(released)
+        })
+    }
+
+    fn purge(&self, entries: &[String]) -> StoreFuture<u64> {
+        self.store.purge(entries)
+    }
+}
+
+async fn a_fill_that_is_refused_gives_its_lease_back(harness: Harness) {
+    let releases = Arc::<AtomicUsize>::default();
+    let store = Refusing { store: harness.live().await, releases: releases.clone() };
+    let app = counted().app(&cache(store).wait(Duration::ZERO));
+    for run in 1..=2 {
+        assert_eq!(ask(&app, "/a").await.verdict(), "fwd=uri-miss; stored", "run {run}");
+        until(|| releases.load(SeqCst) == run, "the lease is given back").await;
     }
 }
 

@@ -16,6 +16,9 @@ use std::{
 /// So many tags and groups a response may have.
 pub(crate) const MAX_TAGS: usize = 64;
 
+/// So many it may have of stored responses that it is made of.
+const MAX_INHERITED: usize = 1_024;
+
 /// What a handler says of its response to the cache alone; nothing of it goes to the client.
 ///
 /// An axum handler takes it as an argument, any other service [from the extensions](CacheControl::of)
@@ -55,7 +58,8 @@ impl CacheControl {
     /// `post:7`. May be called until the body has ended.
     ///
     /// A response has at most 64 tags of 1 to 256 bytes. One that is given more, or another, is **not
-    /// stored** (`detail=tags`), since no purge would find it; a warning says why.
+    /// stored** (`detail=tags`), since no purge would find it; a warning says why. Nor is one that is made
+    /// of stored ones, of caches further in, with more than 1,024 tags and URIs.
     pub fn tag(&self, name: impl AsRef<str>) -> &Self {
         let told = Tag::named(name.as_ref()).and_then(|tag| self.said().tag(tag));
         if let Err(error) = told {
@@ -93,7 +97,16 @@ impl CacheControl {
 
     /// Takes over what a stored response has that is part of this one.
     pub(crate) fn inherit(&self, tags: &Tags) {
-        self.said().inherited.extend(tags.iter());
+        let mut said = self.said();
+        said.inherited.extend(tags.iter());
+        if said.inherited.len() > MAX_INHERITED {
+            said.inherited.clear();
+            said.faulty = true;
+            drop(said);
+            telemetry::warn(format_args!(
+                "a response is not stored: it is made of stored ones with more than {MAX_INHERITED} tags"
+            ));
+        }
     }
 
     pub(crate) fn named(&self) -> Vec<Tag> {
@@ -161,6 +174,18 @@ mod tests {
             let control = CacheControl::default();
             assert!(control.tag("a").tag(name).is_faulty());
         }
+    }
+
+    #[test]
+    fn what_is_made_of_too_many_stored_responses_is_a_fault() {
+        let control = CacheControl::default();
+        let of = |n: usize| [n.to_string()].iter().map(|n| Tag::named(n).unwrap()).collect();
+        for n in (0..MAX_INHERITED).chain(0..MAX_INHERITED) {
+            control.inherit(&of(n));
+        }
+        assert_eq!((control.named().len(), control.is_faulty()), (MAX_INHERITED, false));
+        control.inherit(&of(MAX_INHERITED));
+        assert_eq!((control.named().len(), control.is_faulty()), (0, true));
     }
 
     #[test]
