@@ -26,6 +26,7 @@ on_every_backend! {
     a_fill_is_found_with_its_age_until_it_is_past_keeping,
     a_lease_is_held_by_one_until_it_ends_or_is_given_back,
     a_lease_taken_over_after_a_crash_refuses_the_stale_fill,
+    a_lease_from_the_future_has_ended,
     a_purge_forgets_the_response_and_voids_the_lease,
     whoever_asks_for_a_lease_is_told_of_a_fill_in_between,
     the_mark_of_an_uncacheable_response_ends_by_itself,
@@ -33,6 +34,7 @@ on_every_backend! {
     a_waiter_hears_of_the_end_of_a_lease,
     variants_are_found_by_what_all_of_them_vary_by,
     an_entry_with_too_many_variants_forgets_them,
+    a_variant_that_ends_soon_takes_no_other_with_it,
     histories_agree_with_a_naive_model,
 }
 
@@ -125,6 +127,17 @@ async fn a_lease_taken_over_after_a_crash_refuses_the_stale_fill(harness: Harnes
     let late = harness.fill(&at, "crashed", fill("stale", 60)).await.unwrap();
     assert_eq!(late, FillReply::Refused);
     assert_eq!(found(harness.lookup(&at).await.unwrap()).response, response("new"));
+}
+
+/// As after a failover to a server whose clock is behind.
+async fn a_lease_from_the_future_has_ended(harness: Harness) {
+    let at = address("e");
+    granted(&*harness, &at, "a").await;
+    harness.clock.set_back(Duration::from_secs(5));
+    assert!(!harness.renew(&at, "a", LENGTH).await.unwrap());
+    granted(&*harness, &at, "b").await;
+    assert_eq!(harness.fill(&at, "a", fill("old", 60)).await.unwrap(), FillReply::Refused);
+    assert_eq!(harness.fill(&at, "b", fill("new", 60)).await.unwrap(), FillReply::Stored);
 }
 
 async fn a_purge_forgets_the_response_and_voids_the_lease(harness: Harness) {
@@ -229,6 +242,17 @@ async fn variants_are_found_by_what_all_of_them_vary_by(harness: Harness) {
     assert_eq!(harness.lookup(&variant("1", "a,b")).await.unwrap(), Lookup::NoVariant);
     assert_eq!(harness.purge(&["e".into()]).await.unwrap(), 1);
     assert_eq!(harness.lookup(&variant("y", "a,b")).await.unwrap(), Lookup::Absent { stamp: None });
+}
+
+async fn a_variant_that_ends_soon_takes_no_other_with_it(harness: Harness) {
+    for (of, seconds) in [("1", 60), ("2", 10)] {
+        granted(&*harness, &variant(of, "a"), of).await;
+        harness.fill(&variant(of, "a"), of, fill("body", seconds)).await.unwrap();
+    }
+    harness.advance(Duration::from_secs(59));
+    found(harness.lookup(&variant("1", "a")).await.unwrap());
+    let ended = harness.lookup(&variant("2", "a")).await.unwrap();
+    assert!(matches!(ended, Lookup::Absent { stamp: Some(_) }), "{ended:?}");
 }
 
 async fn an_entry_with_too_many_variants_forgets_them(harness: Harness) {
