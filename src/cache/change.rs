@@ -10,6 +10,7 @@ use crate::{
         http::{
             groups,
             invalidate::{self, Origin},
+            storing::loses_a_field,
         },
         key::Key,
         layer::Shared,
@@ -50,7 +51,8 @@ pub(crate) struct Change {
 
 impl Change {
     pub(crate) fn new<Q>(seen: u64, visit: Box<Visit>, request: &Request<Q>) -> Self {
-        let post = (request.method() == Method::POST).then(|| request.headers().clone());
+        let post = (request.method() == Method::POST && !loses_a_field(request.headers()))
+            .then(|| request.headers().clone());
         Self { visit, post, started: Instant::now(), seen }
     }
 

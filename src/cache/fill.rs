@@ -55,14 +55,14 @@ impl Lead {
         S: Service<Request<Q>, Response = Response<R>>,
         R: Body<Data = Bytes>,
     {
+        if self.visit.background {
+            self.make_impersonal(call.request.headers_mut());
+        }
         // What the response may vary by is known only when the request is gone.
         let asked = match self.shared.policy.is_proxy() {
             true => call.request.headers().clone(),
             false => HeaderMap::new(),
         };
-        if self.visit.background {
-            self.make_impersonal(call.request.headers_mut());
-        }
         let Some(leader) = &self.leader else { return self.describe(call, asked, head).await };
         let background = self.visit.background;
         let deserted = || head.is_closed() && !background;
@@ -171,8 +171,8 @@ impl Lead {
             })
         {
             let (answer, _) = response.into_parts();
-            let (found, status) =
-                self.freshen(claim, &held, &answer.headers, started, &asked).await;
+            let told = (&answer.headers, &answer.extensions);
+            let (found, status) = self.freshen(claim, &held, told, started, &asked).await;
             let status = CacheStatus { forward_status: Some(answer.status), ..status };
             let _ = head.send(Ok(headers::stored(&found, &self.visit, status)));
             return;
@@ -209,6 +209,9 @@ impl Lead {
         let part = response.status() == StatusCode::PARTIAL_CONTENT;
         if part && !self.may_store_part(response.headers()) {
             return Err(Reason::Partial);
+        }
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && self.visit.range.is_some() {
+            return Err(Reason::Range);
         }
         self.visit.tags(&self.shared, response.headers())?;
         let announced = content_length(response.headers()).unwrap_or(0);

@@ -18,7 +18,7 @@ use crate::{
     telemetry::{self, CACHE_TOTAL},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use std::{
     sync::Arc,
@@ -49,7 +49,7 @@ impl Lead {
         &mut self,
         claim: Claim,
         held: &Found,
-        answer: &HeaderMap,
+        (answer, extensions): (&HeaderMap, &Extensions),
         started: Instant,
         asked: &HeaderMap,
     ) -> (Found, CacheStatus) {
@@ -65,6 +65,10 @@ impl Lead {
             age,
             now,
         );
+        let judged = match self.touched(extensions) {
+            true => Err(Reason::Session),
+            false => judged,
+        };
         let judged = judged.and_then(|freshness| {
             Ok((freshness, self.visit.tags_of_held(&self.shared, held, &headers)?))
         });
@@ -89,9 +93,11 @@ impl Lead {
                 };
                 self.store(claim, fill, asked).await
             }
-            Err(_) => {
-                // It says now that it must not be stored.
-                self.forget().await;
+            Err(reason) => {
+                // It says now that it must not be stored. Another client's answer may well be.
+                if reason != Reason::Session {
+                    self.forget().await;
+                }
                 claim.fail().await;
                 Outcome::Uncacheable
             }
@@ -131,12 +137,18 @@ impl Lead {
         let response = call.run(&self.visit).await;
         let mut status = self.visit.status().detail(Reason::Head);
         let whole = response.as_ref().ok().filter(|response| response.status() == StatusCode::OK);
-        let answer = whole.map(|response| response.headers().clone());
-        if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
+        let answer =
+            whole.map(|response| (response.headers().clone(), response.extensions().clone()));
+        if let (Some((answer, extensions)), Some(held), Some(claim)) =
+            (answer, self.visit.held.take(), claim)
+        {
             let old = &held.response.snapshot;
             let extent = Extent::of(old.status, &old.headers, old.body.len());
             match update::describes(&answer, &old.headers, extent.and_then(|held| held.total)) {
-                true => status = self.freshen(claim, &held, &answer, started, &asked).await.1,
+                true => {
+                    let answer = (&answer, &extensions);
+                    status = self.freshen(claim, &held, answer, started, &asked).await.1;
+                }
                 false => self.forget().await,
             }
         }

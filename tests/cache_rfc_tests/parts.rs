@@ -363,6 +363,17 @@ async fn whats_no_part_to_keep(harness: Harness) {
             "fwd=uri-miss; detail=no-store",
         ),
     ];
+    let unsatisfiable = vec![(
+        "15.5.17: a 416 is about the range, not for who asks for none",
+        vec![
+            get("range: bytes=10-")
+                .answers(416, "cache-control: max-age=60|content-range: bytes */10", "")
+                .status(416)
+                .tells("fwd=uri-miss; detail=range"),
+            get("").gives("", "0123456789").status(200).body("0123456789"),
+        ],
+    )];
+    run(&harness, "unsatisfiable", unsatisfiable).await;
     run(&harness, "no-part", cases).await;
 }
 

@@ -49,6 +49,20 @@ async fn while_revalidating(harness: Harness) {
                 get("").hit("two"),
             ],
         ),
+        (
+            "4.1: the new one was asked for without a cookie, and is for those who have none",
+            vec![
+                get("").gives("cache-control: max-age=1, stale-while-revalidate=60", "one"),
+                get("cookie: a=b")
+                    .later(2)
+                    .gives("cache-control: max-age=60|vary: cookie", "two")
+                    .origin_does_not_see("cookie")
+                    .body("one"),
+                get("cookie: a=b").gives("cache-control: max-age=60|vary: cookie", "three"),
+                get("").hit("two"),
+                get("cookie: a=b").hit("three"),
+            ],
+        ),
         forbidden(
             "4.2.4: not against must-revalidate",
             "cache-control: max-age=1, stale-while-revalidate=60, must-revalidate",

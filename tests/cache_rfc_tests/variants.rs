@@ -97,6 +97,17 @@ async fn matches(harness: Harness) {
                     .body("two"),
             ],
         ),
+        (
+            "RFC 9110 7.6.1: a field that ends at the proxy is not what the origin has answered",
+            vec![
+                get("foo: 1|connection: close, Foo")
+                    .gives(BY_FOO, "none")
+                    .tells("fwd=bypass; detail=connection"),
+                get("foo: 1").gives(BY_FOO, "one").body("one"),
+                get("foo: 1|connection: host").gives(BY_FOO, "two").body("two"),
+                get("foo: 1|te: trailers|connection: te, close, keep-alive, bar").hit("one"),
+            ],
+        ),
         never("4.1: star", "cache-control: max-age=60|vary: *"),
         never("4.1: star, then a name", "cache-control: max-age=60|vary: *, foo"),
         never("4.1: a name, then star", "cache-control: max-age=60|vary: foo, *"),
