@@ -105,6 +105,7 @@ async fn matches(harness: Harness) {
                     .tells("fwd=bypass; detail=connection"),
                 get("foo: 1").gives(BY_FOO, "one").body("one"),
                 get("foo: 1|connection: host").gives(BY_FOO, "two").body("two"),
+                get("foo: 1|connection: if-none-match").gives(BY_FOO, "three").body("three"),
                 get("foo: 1|te: trailers|connection: te, close, keep-alive, bar").hit("one"),
             ],
         ),

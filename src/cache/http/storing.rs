@@ -13,8 +13,8 @@ use crate::cache::{
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
-        AGE, CONNECTION, DATE, ETAG, LAST_MODIFIED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AGE, CONNECTION, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,9 @@ const HOP_BY_HOP: [HeaderName; 7] =
 
 /// Fields of one connection that have no constant of their own.
 const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authentication-info"];
+
+/// Fields that a cache asks by itself.
+const ASKED_BY: [HeaderName; 4] = [IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
 
 /// How long a stale response is kept because it can be validated.
 const KEPT_WITH_VALIDATOR: Duration = Duration::from_secs(24 * 3_600);
@@ -175,7 +178,10 @@ pub(crate) fn remove_named(headers: &mut HeaderMap) {
 pub(crate) fn loses_a_field(request: &HeaderMap) -> bool {
     let of_one_connection =
         |name: &HeaderName| HOP_BY_HOP.contains(name) || HOP_BY_HOP_NAMES.contains(&name.as_str());
-    listed(request).any(|name| request.contains_key(&name) && !of_one_connection(&name))
+    listed(request).any(|name| {
+        let goes_on = request.contains_key(&name) || ASKED_BY.contains(&name);
+        goes_on && !of_one_connection(&name)
+    })
 }
 
 /// What `Connection` lists.
