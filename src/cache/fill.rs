@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{AUTHORIZATION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE},
+    request::Parts,
 };
 use http_body::Body;
 use std::{
@@ -56,7 +57,9 @@ impl Lead {
         R: Body<Data = Bytes>,
     {
         if self.visit.background {
-            self.make_impersonal(call.request.headers_mut());
+            let (mut parts, body) = call.request.into_parts();
+            self.make_impersonal(&mut parts);
+            call.request = Request::from_parts(parts, body);
         }
         // What the response may vary by is known only when the request is gone.
         let asked = match self.shared.policy.is_proxy() {
@@ -105,18 +108,24 @@ impl Lead {
     }
 
     /// Takes off what is about the client whose request this was, but for what the key has.
-    fn make_impersonal(&mut self, request: &mut HeaderMap) {
-        Conditions::strip(request);
-        RangeRequest::strip(request);
-        request.remove(IF_MATCH);
-        request.remove(IF_UNMODIFIED_SINCE);
+    fn make_impersonal(&mut self, request: &mut Parts) {
+        let headers = &mut request.headers;
+        Conditions::strip(headers);
+        RangeRequest::strip(headers);
+        headers.remove(IF_MATCH);
+        headers.remove(IF_UNMODIFIED_SINCE);
+        let personal = headers.clone();
         for name in [COOKIE, AUTHORIZATION] {
             let mut varies = self.visit.address.vary().split(',');
             if !self.shared.key.declares(name.as_str()) && !varies.any(|held| held == name) {
-                request.remove(name);
+                headers.remove(name);
             }
         }
-        self.visit.authorized = request.contains_key(AUTHORIZATION);
+        // A part of the key that is the application's own may be made of them.
+        if self.shared.key.of(request).ok().as_ref() != Some(&self.visit.key) {
+            request.headers = personal;
+        }
+        self.visit.authorized = request.headers.contains_key(AUTHORIZATION);
     }
 
     /// Runs the handler and stores what it answers, if it may be stored.
@@ -160,17 +169,20 @@ impl Lead {
             }
         };
         let at = Moments { started, answered: Instant::now(), give_up };
+        let mut answers = false;
         if validating
             && response.status() == StatusCode::NOT_MODIFIED
             && let Some(held) = self.visit.held.take_if(|held| {
                 let stored = &held.response.snapshot.headers;
-                let answers =
-                    validate::still_holds(stored, response.headers(), &self.visit.conditions);
+                answers = validate::still_holds(stored, response.headers(), &self.visit.conditions);
                 // To a client that asked by no tag, a 304 would mean nothing.
                 answers || !self.visit.conditions.has_tags()
             })
         {
             let (answer, _) = response.into_parts();
+            if !answers {
+                return self.mistaken(claim, &held, answer.status, head).await;
+            }
             let told = (&answer.headers, &answer.extensions);
             let (found, status) = self.freshen(claim, &held, told, started, &asked).await;
             let status = CacheStatus { forward_status: Some(answer.status), ..status };

@@ -43,6 +43,27 @@ impl Lead {
         claim.fail().await;
     }
 
+    /// Answers with what is held, although the origin says that something else still holds: the client
+    /// has neither. Nobody else gets it, and nobody at all if it must not be given stale.
+    pub(super) async fn mistaken<R: Body<Data = Bytes>, E>(
+        mut self,
+        claim: Claim,
+        held: &Found,
+        told: StatusCode,
+        head: HeadSender<R, E>,
+    ) {
+        self.forget().await;
+        let status = CacheStatus { forward_status: Some(told), ..self.visit.status() };
+        let status = status.detail(Reason::Mismatch);
+        let (directives, _) = self.shared.policy.directives(&held.response.snapshot.headers);
+        let _ = head.send(Ok(match directives.forbids_stale() {
+            true => headers::mismatched(status),
+            false => headers::stored(held, &self.visit, status),
+        }));
+        self.land(Outcome::Settled);
+        claim.fail().await;
+    }
+
     /// Stores what is held with the fields of the origin's answer, which says that it still holds.
     /// Returns it, and what is told of that.
     pub(super) async fn freshen(

@@ -196,6 +196,30 @@ async fn own_conditions(harness: Harness) {
             ],
         ),
         (
+            "4.3.4: a 304 for another tag does not give that to what is stored",
+            vec![
+                get("").gives(stale, "one"),
+                get("")
+                    .later(2)
+                    .answers(304, "etag: \"b\"|cache-control: max-age=60", "")
+                    .body("one")
+                    .with("etag", "\"a\"")
+                    .tells("fwd=stale; fwd-status=304; detail=mismatch"),
+                get("")
+                    .gives("cache-control: max-age=60|etag: \"b\"", "two")
+                    .origin_does_not_see("if-none-match")
+                    .body("two"),
+            ],
+        ),
+        (
+            "4.2.4: a 304 for another tag does not say that what must be validated holds",
+            vec![
+                get("").gives("cache-control: no-cache|etag: \"a\"", "one"),
+                get("").answers(304, "etag: \"b\"", "").status(502).body(""),
+                get("").gives("", "two").origin_does_not_see("if-none-match").body("two"),
+            ],
+        ),
+        (
             "4.3.3: a new response that must not be stored ends the stored one",
             vec![
                 get("").gives("cache-control: max-age=1, stale-while-revalidate=60", "one"),
