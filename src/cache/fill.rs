@@ -292,6 +292,7 @@ impl Lead {
         // What one client's condition or range has led to says nothing of the next response either.
         let failed = response.status().is_server_error()
             || (self.shared.policy.is_proxy() && depends_on_client(response.status()));
+        let personal = status.detail.is_some_and(Reason::is_of_one_client);
         let conditions = &self.visit.conditions;
         let response = if conditions.not_modified(response.status(), response.headers()) {
             let status = CacheStatus { forward_status: Some(response.status()), ..status };
@@ -304,8 +305,10 @@ impl Lead {
         if failed {
             claim.fail().await;
         } else if self.visit.held.is_some() {
-            // What was stored is not what there is any more.
-            self.forget().await;
+            // What was stored is not what there is any more, as far as this response tells.
+            if !personal {
+                self.forget().await;
+            }
             self.land(Outcome::Uncacheable);
             claim.fail().await;
         } else {

@@ -116,7 +116,7 @@ impl Lead {
             }
             Err(reason) => {
                 // It says now that it must not be stored. Another client's answer may well be.
-                if reason != Reason::Session {
+                if !reason.is_of_one_client() {
                     self.forget().await;
                 }
                 claim.fail().await;

@@ -338,6 +338,11 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Whether it says nothing of the answer that another client would get.
+    pub(crate) fn is_of_one_client(self) -> bool {
+        matches!(self, Self::Session | Self::Authorization)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",

@@ -239,6 +239,23 @@ async fn own_conditions(harness: Harness) {
             ],
         ),
         (
+            "3.5: what one client's credentials got ends nothing that others have",
+            vec![
+                get("").gives("cache-control: max-age=60|etag: \"a\"", "one"),
+                get("authorization: Basic x|cache-control: no-cache")
+                    .answers(304, "etag: \"a\"|x-user: x", "")
+                    .body("one")
+                    .with("x-user", "x")
+                    .tells("fwd=request; fwd-status=304; detail=authorization"),
+                get("").hit("one").without("x-user"),
+                get("authorization: Basic x|cache-control: no-cache")
+                    .gives("cache-control: max-age=60", "mine")
+                    .body("mine")
+                    .tells("fwd=request; fwd-status=200; detail=authorization"),
+                get("").hit("one"),
+            ],
+        ),
+        (
             "4.3.3: an error is handed on, and the stored response stays",
             vec![
                 get("").gives(stale, "one"),
