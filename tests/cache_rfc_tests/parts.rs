@@ -276,6 +276,17 @@ async fn stored_parts(harness: Harness) {
             ],
         ),
         (
+            "14.2: it answers no HEAD, whatever its range",
+            vec![
+                first_half(),
+                head()
+                    .asking("range: bytes=0-1")
+                    .answers(200, "etag: \"a\"|content-length: 10", "")
+                    .status(200)
+                    .with("content-length", "10"),
+            ],
+        ),
+        (
             "9.3.2: it answers no HEAD, and a HEAD may tell that it is out of date",
             vec![
                 first_half(),

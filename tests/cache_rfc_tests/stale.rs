@@ -1,6 +1,6 @@
 //! RFC 9111, section 4.2.4, and RFC 5861: stale responses.
 
-use super::script::{Case, Step, get, run, run_with};
+use super::script::{Case, Step, get, head, run, run_with};
 use crate::harness::Harness;
 use std::time::Duration;
 use towerkeep::cache::{CacheKey, CacheLayer};
@@ -35,6 +35,15 @@ async fn while_revalidating(harness: Harness) {
                     .body("one")
                     .tells("hit"),
                 get("").later(9).hit("one").with("age", "9"),
+            ],
+        ),
+        (
+            "RFC 5861 3: a HEAD makes no new one",
+            vec![
+                get("").gives(stored, "one"),
+                head().later(2).unasked().with("content-length", "3"),
+                get("").gives("cache-control: max-age=60", "two").body("one"),
+                get("").hit("two"),
             ],
         ),
         (

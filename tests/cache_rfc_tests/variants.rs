@@ -216,6 +216,18 @@ async fn languages(harness: Harness) {
             ],
         ),
         (
+            "RFC 9111 3.3: not a part for the whole",
+            vec![
+                get("accept-language: en, de|foo: 1|range: bytes=0-1").answers(
+                    206,
+                    "cache-control: max-age=60|vary: accept-language, foo|content-language: De\
+                        |content-range: bytes 0-1/5",
+                    "ha",
+                ),
+                get("accept-language: de|foo: 1").gives(GERMAN, "hallo").status(200).body("hallo"),
+            ],
+        ),
+        (
             "RFC 9111 4.4: not what is forgotten",
             vec![
                 stored(),
