@@ -157,6 +157,15 @@ async fn a_request_arrives_as_it_was_sent() {
     assert!(has(&got, "set-cookie: c=d") && has(&got, "set-cookie: e=f"), "{got}");
     assert!(!got.contains("x-own") && !got.contains("keep-alive"), "{got}");
 
+    // Without `Host`, an upstream would answer for another site.
+    for target in ["/x", "http://shop.example/x"] {
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: shop.example\r\nConnection: close, HOST\r\n\r\n"
+        );
+        let [_, asked] = exchange(&proxy, &origin, &request, &response("", "")).await;
+        assert!(has(&asked, "host: shop.example"), "{asked}");
+    }
+
     // A target with a host says more than `Host` does.
     let request = "GET http://named.example/x HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n";
     let [_, asked] = exchange(&proxy, &origin, request, &response("", "")).await;

@@ -3,7 +3,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
 use std::net::IpAddr;
@@ -13,13 +13,15 @@ const NAME: &str = "towerkeep";
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Removes what concerns one connection only (RFC 9110, section 7.6.1).
+/// Removes what concerns one connection only (RFC 9110, section 7.6.1), but for `Host`: without it, an
+/// upstream would answer for another site.
 pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| name != HOST)
         .collect();
     for name in listed {
         headers.remove(name);

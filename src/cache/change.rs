@@ -10,6 +10,7 @@ use crate::{
         http::{
             groups,
             invalidate::{self, Origin},
+            storing::loses_a_field,
         },
         key::Key,
         layer::Shared,
@@ -50,7 +51,8 @@ pub(crate) struct Change {
 
 impl Change {
     pub(crate) fn new<Q>(seen: u64, visit: Box<Visit>, request: &Request<Q>) -> Self {
-        let post = (request.method() == Method::POST).then(|| request.headers().clone());
+        let post = (request.method() == Method::POST && !loses_a_field(request.headers()))
+            .then(|| request.headers().clone());
         Self { visit, post, started: Instant::now(), seen }
     }
 
@@ -66,17 +68,21 @@ impl Change {
         let named = invalidate::named(response.headers(), origin(key));
         let keys = named.iter().map(|target| shared.key.sibling(key, target));
         // HTTP/1 does not say the scheme, HTTP/2 does: the same thing may be stored under both.
-        let entries = keys.chain([key.clone()]).flat_map(|key| key.of_all_schemes());
+        let keys: Vec<_> = keys.chain([key.clone()]).collect();
+        let entries = keys.iter().flat_map(Key::of_all_schemes);
         let entries: Vec<_> = entries.flat_map(|key| key.hashes()).collect();
         let purge = shared.store.purge(&entries);
-        let groups = groups::invalidated(response.headers(), key.origin(), MAX_INVALIDATED);
-        if groups.is_empty() {
+        let mut tags = groups::invalidated(response.headers(), key.origin(), MAX_INVALIDATED);
+        if shared.key.tells_more_than_the_uri() {
+            tags.extend(keys.iter().map(Key::tag));
+        }
+        if tags.is_empty() {
             return purge;
         }
-        let groups = shared.store.purge_tags(&groups, Purge::Hard);
+        let tags = shared.store.purge_tags(&tags, Purge::Hard);
         StoreFuture::boxed(async move {
-            let (purged, grouped) = tokio::join!(purge, groups);
-            grouped.and(purged)
+            let (purged, tagged) = tokio::join!(purge, tags);
+            tagged.and(purged)
         })
     }
 

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{AUTHORIZATION, COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE},
+    request::Parts,
 };
 use http_body::Body;
 use std::{
@@ -55,14 +56,16 @@ impl Lead {
         S: Service<Request<Q>, Response = Response<R>>,
         R: Body<Data = Bytes>,
     {
+        if self.visit.background {
+            let (mut parts, body) = call.request.into_parts();
+            self.make_impersonal(&mut parts);
+            call.request = Request::from_parts(parts, body);
+        }
         // What the response may vary by is known only when the request is gone.
         let asked = match self.shared.policy.is_proxy() {
             true => call.request.headers().clone(),
             false => HeaderMap::new(),
         };
-        if self.visit.background {
-            self.make_impersonal(call.request.headers_mut());
-        }
         let Some(leader) = &self.leader else { return self.describe(call, asked, head).await };
         let background = self.visit.background;
         let deserted = || head.is_closed() && !background;
@@ -105,18 +108,24 @@ impl Lead {
     }
 
     /// Takes off what is about the client whose request this was, but for what the key has.
-    fn make_impersonal(&mut self, request: &mut HeaderMap) {
-        Conditions::strip(request);
-        RangeRequest::strip(request);
-        request.remove(IF_MATCH);
-        request.remove(IF_UNMODIFIED_SINCE);
+    fn make_impersonal(&mut self, request: &mut Parts) {
+        let headers = &mut request.headers;
+        Conditions::strip(headers);
+        RangeRequest::strip(headers);
+        headers.remove(IF_MATCH);
+        headers.remove(IF_UNMODIFIED_SINCE);
+        let personal = headers.clone();
         for name in [COOKIE, AUTHORIZATION] {
             let mut varies = self.visit.address.vary().split(',');
             if !self.shared.key.declares(name.as_str()) && !varies.any(|held| held == name) {
-                request.remove(name);
+                headers.remove(name);
             }
         }
-        self.visit.authorized = request.contains_key(AUTHORIZATION);
+        // A part of the key that is the application's own may be made of them.
+        if self.shared.key.of(request).ok().as_ref() != Some(&self.visit.key) {
+            request.headers = personal;
+        }
+        self.visit.authorized = request.headers.contains_key(AUTHORIZATION);
     }
 
     /// Runs the handler and stores what it answers, if it may be stored.
@@ -160,19 +169,22 @@ impl Lead {
             }
         };
         let at = Moments { started, answered: Instant::now(), give_up };
+        let mut answers = false;
         if validating
             && response.status() == StatusCode::NOT_MODIFIED
             && let Some(held) = self.visit.held.take_if(|held| {
                 let stored = &held.response.snapshot.headers;
-                let answers =
-                    validate::still_holds(stored, response.headers(), &self.visit.conditions);
+                answers = validate::still_holds(stored, response.headers(), &self.visit.conditions);
                 // To a client that asked by no tag, a 304 would mean nothing.
                 answers || !self.visit.conditions.has_tags()
             })
         {
             let (answer, _) = response.into_parts();
-            let (found, status) =
-                self.freshen(claim, &held, &answer.headers, started, &asked).await;
+            if !answers {
+                return self.mistaken(claim, &held, answer.status, head).await;
+            }
+            let told = (&answer.headers, &answer.extensions);
+            let (found, status) = self.freshen(claim, &held, told, started, &asked).await;
             let status = CacheStatus { forward_status: Some(answer.status), ..status };
             let _ = head.send(Ok(headers::stored(&found, &self.visit, status)));
             return;
@@ -209,6 +221,9 @@ impl Lead {
         let part = response.status() == StatusCode::PARTIAL_CONTENT;
         if part && !self.may_store_part(response.headers()) {
             return Err(Reason::Partial);
+        }
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && self.visit.range.is_some() {
+            return Err(Reason::Range);
         }
         self.visit.tags(&self.shared, response.headers())?;
         let announced = content_length(response.headers()).unwrap_or(0);
@@ -278,6 +293,7 @@ impl Lead {
         // What one client's condition or range has led to says nothing of the next response either.
         let failed = response.status().is_server_error()
             || (self.shared.policy.is_proxy() && depends_on_client(response.status()));
+        let personal = status.detail.is_some_and(Reason::is_of_one_client);
         let conditions = &self.visit.conditions;
         let response = if conditions.not_modified(response.status(), response.headers()) {
             let status = CacheStatus { forward_status: Some(response.status()), ..status };
@@ -290,8 +306,10 @@ impl Lead {
         if failed {
             claim.fail().await;
         } else if self.visit.held.is_some() {
-            // What was stored is not what there is any more.
-            self.forget().await;
+            // What was stored is not what there is any more, as far as this response tells.
+            if !personal {
+                self.forget().await;
+            }
             self.land(Outcome::Uncacheable);
             claim.fail().await;
         } else {

@@ -18,7 +18,7 @@ use crate::{
     telemetry::{self, CACHE_TOTAL},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use std::{
     sync::Arc,
@@ -43,13 +43,34 @@ impl Lead {
         claim.fail().await;
     }
 
+    /// Answers with what is held, although the origin says that something else still holds: the client
+    /// has neither. Nobody else gets it, and nobody at all if it must not be given stale.
+    pub(super) async fn mistaken<R: Body<Data = Bytes>, E>(
+        mut self,
+        claim: Claim,
+        held: &Found,
+        told: StatusCode,
+        head: HeadSender<R, E>,
+    ) {
+        self.forget().await;
+        let status = CacheStatus { forward_status: Some(told), ..self.visit.status() };
+        let status = status.detail(Reason::Mismatch);
+        let (directives, _) = self.shared.policy.directives(&held.response.snapshot.headers);
+        let _ = head.send(Ok(match directives.forbids_stale() {
+            true => headers::mismatched(status),
+            false => headers::stored(held, &self.visit, status),
+        }));
+        self.land(Outcome::Settled);
+        claim.fail().await;
+    }
+
     /// Stores what is held with the fields of the origin's answer, which says that it still holds.
     /// Returns it, and what is told of that.
     pub(super) async fn freshen(
         &mut self,
         claim: Claim,
         held: &Found,
-        answer: &HeaderMap,
+        (answer, extensions): (&HeaderMap, &Extensions),
         started: Instant,
         asked: &HeaderMap,
     ) -> (Found, CacheStatus) {
@@ -65,6 +86,10 @@ impl Lead {
             age,
             now,
         );
+        let judged = match self.touched(extensions) {
+            true => Err(Reason::Session),
+            false => judged,
+        };
         let judged = judged.and_then(|freshness| {
             Ok((freshness, self.visit.tags_of_held(&self.shared, held, &headers)?))
         });
@@ -89,9 +114,11 @@ impl Lead {
                 };
                 self.store(claim, fill, asked).await
             }
-            Err(_) => {
-                // It says now that it must not be stored.
-                self.forget().await;
+            Err(reason) => {
+                // It says now that it must not be stored. Another client's answer may well be.
+                if !reason.is_of_one_client() {
+                    self.forget().await;
+                }
                 claim.fail().await;
                 Outcome::Uncacheable
             }
@@ -131,12 +158,18 @@ impl Lead {
         let response = call.run(&self.visit).await;
         let mut status = self.visit.status().detail(Reason::Head);
         let whole = response.as_ref().ok().filter(|response| response.status() == StatusCode::OK);
-        let answer = whole.map(|response| response.headers().clone());
-        if let (Some(answer), Some(held), Some(claim)) = (answer, self.visit.held.take(), claim) {
+        let answer =
+            whole.map(|response| (response.headers().clone(), response.extensions().clone()));
+        if let (Some((answer, extensions)), Some(held), Some(claim)) =
+            (answer, self.visit.held.take(), claim)
+        {
             let old = &held.response.snapshot;
             let extent = Extent::of(old.status, &old.headers, old.body.len());
             match update::describes(&answer, &old.headers, extent.and_then(|held| held.total)) {
-                true => status = self.freshen(claim, &held, &answer, started, &asked).await.1,
+                true => {
+                    let answer = (&answer, &extensions);
+                    status = self.freshen(claim, &held, answer, started, &asked).await.1;
+                }
                 false => self.forget().await,
             }
         }

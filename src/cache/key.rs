@@ -112,6 +112,11 @@ impl CacheKey {
         self.headers.iter().any(is) || (!self.cookies.is_empty() && is(&COOKIE))
     }
 
+    /// Whether one URI may have several entries.
+    pub(crate) fn tells_more_than_the_uri(&self) -> bool {
+        !(self.headers.is_empty() && self.cookies.is_empty() && self.custom.is_empty())
+    }
+
     /// The key of a request.
     pub(crate) fn of(&self, request: &Parts) -> Result<Key, KeyError> {
         let mut canonical = Vec::with_capacity(128);

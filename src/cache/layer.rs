@@ -82,7 +82,7 @@ impl CacheLayer {
 
     /// How long a stale response is the answer while a new one is made behind the client's back (RFC
     /// 5861, section 3), unless it says itself for how long. The request that makes the new one has
-    /// no `Cookie`, `Authorization`, condition or range, but for what is in the key.
+    /// no `Cookie`, `Authorization`, condition or range, but for what is in the key or makes it.
     ///
     /// Never one that says `must-revalidate`, `proxy-revalidate`, `no-cache` or `s-maxage`. More than
     /// 24 h are 24 h. Default: zero.

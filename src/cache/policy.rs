@@ -102,6 +102,8 @@ impl Policy {
     ///   stored. Other policies do not heed them: their handlers have
     ///   [`CacheControl`](crate::cache::CacheControl) and
     ///   [`CacheHandle`](crate::cache::CacheHandle).
+    /// - A request whose `Connection` lists a field that it has is handed on (`detail=connection`): a proxy
+    ///   behind this takes that field off, so the answer is none to what the request says.
     /// - A response with `Set-Cookie` is stored like any other: an upstream that means it for one
     ///   client has to say `private` or `no-store`.
     ///
@@ -182,6 +184,9 @@ impl Policy {
         }
         if has(UPGRADE) {
             return Err(Reason::Upgrade);
+        }
+        if self.is_proxy() && storing::loses_a_field(&request.headers) {
+            return Err(Reason::Connection);
         }
         if has(RANGE) && (!self.is_proxy() || question.is_some()) {
             return Err(Reason::Range);
@@ -301,6 +306,7 @@ pub(crate) enum Reason {
     Method,
     Head,
     Upgrade,
+    Connection,
     Range,
     Partial,
     Mismatch,
@@ -332,11 +338,17 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Whether it says nothing of the answer that another client would get.
+    pub(crate) fn is_of_one_client(self) -> bool {
+        matches!(self, Self::Session | Self::Authorization)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
             Self::Head => "head",
             Self::Upgrade => "upgrade",
+            Self::Connection => "connection",
             Self::Range => "range",
             Self::Partial => "partial",
             Self::Mismatch => "mismatch",

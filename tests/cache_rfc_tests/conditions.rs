@@ -196,6 +196,30 @@ async fn own_conditions(harness: Harness) {
             ],
         ),
         (
+            "4.3.4: a 304 for another tag does not give that to what is stored",
+            vec![
+                get("").gives(stale, "one"),
+                get("")
+                    .later(2)
+                    .answers(304, "etag: \"b\"|cache-control: max-age=60", "")
+                    .body("one")
+                    .with("etag", "\"a\"")
+                    .tells("fwd=stale; fwd-status=304; detail=mismatch"),
+                get("")
+                    .gives("cache-control: max-age=60|etag: \"b\"", "two")
+                    .origin_does_not_see("if-none-match")
+                    .body("two"),
+            ],
+        ),
+        (
+            "4.2.4: a 304 for another tag does not say that what must be validated holds",
+            vec![
+                get("").gives("cache-control: no-cache|etag: \"a\"", "one"),
+                get("").answers(304, "etag: \"b\"", "").status(502).body(""),
+                get("").gives("", "two").origin_does_not_see("if-none-match").body("two"),
+            ],
+        ),
+        (
             "4.3.3: a new response that must not be stored ends the stored one",
             vec![
                 get("").gives("cache-control: max-age=1, stale-while-revalidate=60", "one"),
@@ -211,6 +235,23 @@ async fn own_conditions(harness: Harness) {
                     .later(2)
                     .answers(304, "etag: \"a\"|cache-control: max-age=60", "")
                     .status(304),
+                get("").hit("one"),
+            ],
+        ),
+        (
+            "3.5: what one client's credentials got ends nothing that others have",
+            vec![
+                get("").gives("cache-control: max-age=60|etag: \"a\"", "one"),
+                get("authorization: Basic x|cache-control: no-cache")
+                    .answers(304, "etag: \"a\"|x-user: x", "")
+                    .body("one")
+                    .with("x-user", "x")
+                    .tells("fwd=request; fwd-status=304; detail=authorization"),
+                get("").hit("one").without("x-user"),
+                get("authorization: Basic x|cache-control: no-cache")
+                    .gives("cache-control: max-age=60", "mine")
+                    .body("mine")
+                    .tells("fwd=request; fwd-status=200; detail=authorization"),
                 get("").hit("one"),
             ],
         ),

@@ -1,9 +1,10 @@
 //! RFC 9111, section 4.4: what a change makes forgotten.
 
-use super::script::{Case, get, method, run};
+use super::script::{Case, get, method, run, run_with};
 use crate::harness::Harness;
+use towerkeep::cache::{CacheKey, CacheLayer};
 
-on_every_backend! { changes }
+on_every_backend! { changes, changes_of_what_a_declared_field_tells_apart }
 
 const FRESH: &str = "cache-control: max-age=3600";
 
@@ -57,4 +58,34 @@ async fn changes(harness: Harness) {
         ),
     ];
     run(&harness, "changes", cases).await;
+}
+
+async fn changes_of_what_a_declared_field_tells_apart(harness: Harness) {
+    let stored = |suffix| get("x-plan: a").to(suffix).gives(FRESH, "one");
+    let gone = |suffix| get("x-plan: a").to(suffix).gives(FRESH, "two").body("two");
+    let cases = vec![
+        (
+            "4.4: whoever made the change",
+            vec![
+                stored(""),
+                stored("/other"),
+                method("POST").asking("x-plan: b").answers(204, "location: {here}/other", ""),
+                gone(""),
+                gone("/other"),
+            ],
+        ),
+        (
+            "4.4: not after a 500, nor what it is not about",
+            vec![
+                stored(""),
+                stored("/other"),
+                method("POST").asking("x-plan: b").answers(500, "", ""),
+                get("x-plan: a").hit("one"),
+                method("POST").asking("x-plan: b").answers(204, "", ""),
+                get("x-plan: a").to("/other").hit("one"),
+            ],
+        ),
+    ];
+    let settings = |layer: CacheLayer| layer.key(CacheKey::default().header("x-plan"));
+    run_with(&harness, "declared", settings, cases).await;
 }

@@ -57,6 +57,15 @@ async fn posts(harness: Harness) {
             ],
         ),
         (
+            "RFC 9110 7.6.1: not if what it varies by ends at the proxy",
+            vec![
+                post()
+                    .asking("foo: 1|connection: foo")
+                    .gives("cache-control: max-age=60|vary: foo|content-location: {here}", "one"),
+                get("foo: 1").gives("", "two").body("two"),
+            ],
+        ),
+        (
             "5.2.1.5: not if the request says no-store",
             vec![
                 post()

@@ -276,6 +276,17 @@ async fn stored_parts(harness: Harness) {
             ],
         ),
         (
+            "14.2: it answers no HEAD, whatever its range",
+            vec![
+                first_half(),
+                head()
+                    .asking("range: bytes=0-1")
+                    .answers(200, "etag: \"a\"|content-length: 10", "")
+                    .status(200)
+                    .with("content-length", "10"),
+            ],
+        ),
+        (
             "9.3.2: it answers no HEAD, and a HEAD may tell that it is out of date",
             vec![
                 first_half(),
@@ -363,6 +374,17 @@ async fn whats_no_part_to_keep(harness: Harness) {
             "fwd=uri-miss; detail=no-store",
         ),
     ];
+    let unsatisfiable = vec![(
+        "15.5.17: a 416 is about the range, not for who asks for none",
+        vec![
+            get("range: bytes=10-")
+                .answers(416, "cache-control: max-age=60|content-range: bytes */10", "")
+                .status(416)
+                .tells("fwd=uri-miss; detail=range"),
+            get("").gives("", "0123456789").status(200).body("0123456789"),
+        ],
+    )];
+    run(&harness, "unsatisfiable", unsatisfiable).await;
     run(&harness, "no-part", cases).await;
 }
 

@@ -26,6 +26,20 @@ async fn directives(harness: Harness) {
         hit("5.4: Pragma beside Cache-Control", "pragma: no-cache|cache-control: max-age=30"),
         asked("5.2.1.5: no-store", "cache-control: no-store"),
         asked("5.2.1.1: max-age=0", "cache-control: max-age=0"),
+        (
+            "5.2.1.1: max-age=0, as soon as it is stored",
+            vec![
+                get("").gives(FRESH, "one"),
+                get("cache-control: max-age=0").gives(FRESH, "two").body("two"),
+            ],
+        ),
+        (
+            "5.2.1.3: what is stale meets no min-fresh, whatever max-stale says",
+            vec![
+                get("").gives("cache-control: max-age=1", "one"),
+                get("cache-control: min-fresh=1, max-stale").later(2).gives("", "two").body("two"),
+            ],
+        ),
         asked("5.2.1.1: max-age that is exceeded", "cache-control: max-age=4"),
         hit("5.2.1.1: max-age that is not", "cache-control: max-age=10"),
         asked("5.2.1.3: min-fresh that is not met", "cache-control: min-fresh=56"),

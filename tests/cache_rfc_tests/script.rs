@@ -12,6 +12,7 @@ use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
     ResponseBody,
     cache::{CacheLayer, Policy, QueryMethodBody, QueryMethodLayer},
+    marks::SessionTouched,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +38,7 @@ pub(crate) struct Step {
     later: u64,
     answer: Option<(u16, &'static str, &'static str)>,
     down: bool,
+    touches: bool,
     meets: Vec<Expect>,
 }
 
@@ -102,6 +104,11 @@ impl Step {
     /// The origin cannot be reached.
     pub(crate) fn down(self) -> Self {
         Self { down: true, ..self }.expect(Expect::Asked)
+    }
+
+    /// The origin touches its client's session.
+    pub(crate) fn touching_a_session(self) -> Self {
+        Self { touches: true, ..self }
     }
 
     /// The origin is not asked, and this is the body.
@@ -249,6 +256,11 @@ impl Stage {
         *response.headers_mut() = self.headers(headers);
         if !response.headers().contains_key("date") {
             response.headers_mut().insert("date", date("now").parse().unwrap());
+        }
+        if step.touches {
+            let mark = SessionTouched::default();
+            mark.set();
+            response.extensions_mut().insert(mark);
         }
         (!step.down).then_some(response)
     }

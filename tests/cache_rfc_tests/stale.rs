@@ -1,10 +1,11 @@
 //! RFC 9111, section 4.2.4, and RFC 5861: stale responses.
 
-use super::script::{Case, get, run, run_with};
+use super::script::{Case, Step, get, head, run, run_with};
 use crate::harness::Harness;
 use std::time::Duration;
+use towerkeep::cache::{CacheKey, CacheLayer};
 
-on_every_backend! { while_revalidating, if_error, by_setting }
+on_every_backend! { while_revalidating, if_error, by_setting, by_key }
 
 async fn while_revalidating(harness: Harness) {
     let stored = "cache-control: max-age=1, stale-while-revalidate=60|etag: \"a\"";
@@ -37,6 +38,15 @@ async fn while_revalidating(harness: Harness) {
             ],
         ),
         (
+            "RFC 5861 3: a HEAD makes no new one",
+            vec![
+                get("").gives(stored, "one"),
+                head().later(2).unasked().with("content-length", "3"),
+                get("").gives("cache-control: max-age=60", "two").body("one"),
+                get("").hit("two"),
+            ],
+        ),
+        (
             "RFC 5861 3: not beyond its time",
             vec![get("").gives(stored, "one"), get("").later(62).gives("", "two").body("two")],
         ),
@@ -47,6 +57,20 @@ async fn while_revalidating(harness: Harness) {
                 get("").later(2).down().body("one"),
                 get("").later(2).gives("cache-control: max-age=60", "two").body("one"),
                 get("").hit("two"),
+            ],
+        ),
+        (
+            "4.1: the new one was asked for without a cookie, and is for those who have none",
+            vec![
+                get("").gives("cache-control: max-age=1, stale-while-revalidate=60", "one"),
+                get("cookie: a=b")
+                    .later(2)
+                    .gives("cache-control: max-age=60|vary: cookie", "two")
+                    .origin_does_not_see("cookie")
+                    .body("one"),
+                get("cookie: a=b").gives("cache-control: max-age=60|vary: cookie", "three"),
+                get("").hit("two"),
+                get("cookie: a=b").hit("three"),
             ],
         ),
         forbidden(
@@ -169,9 +193,33 @@ async fn by_setting(harness: Harness) {
             ],
         ),
     ];
-    let settings = |layer: towerkeep::cache::CacheLayer| {
+    let settings = |layer: CacheLayer| {
         let window = Duration::from_secs(60);
         layer.stale_while_revalidate(window).stale_if_error(window)
     };
     run_with(&harness, "by-setting", settings, cases).await;
+}
+
+async fn by_key(harness: Harness) {
+    let asked = || get("cookie: plan=a|authorization: x");
+    let stored = "cache-control: max-age=1, public, stale-while-revalidate=60";
+    let made = |name, seen: fn(Step) -> Step| -> Case {
+        let again = asked().later(2).gives("cache-control: max-age=60, public", "two").body("one");
+        (name, vec![asked().gives(stored, "one"), seen(again), asked().hit("two")])
+    };
+    let of_cookie = vec![made("RFC 5861 3: with what the key is made of", |step| {
+        step.origin_sees("cookie", "plan=a")
+    })];
+    let by_cookie = |layer: CacheLayer| {
+        layer.key(CacheKey::default().custom(|request| {
+            let cookie = request.headers.get("cookie").and_then(|cookie| cookie.to_str().ok());
+            Some(cookie.unwrap_or_default().to_owned())
+        }))
+    };
+    run_with(&harness, "by-cookie", by_cookie, of_cookie).await;
+    let of_else = vec![made("RFC 5861 3: without what it is not made of", |step| {
+        step.origin_does_not_see("cookie").origin_does_not_see("authorization")
+    })];
+    let by_else = |layer: CacheLayer| layer.key(CacheKey::default().custom(|_| Some("a".into())));
+    run_with(&harness, "by-else", by_else, of_else).await;
 }

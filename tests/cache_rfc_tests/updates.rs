@@ -101,6 +101,45 @@ async fn by_304(harness: Harness) {
                 get("").gives("", "two").origin_does_not_see("if-none-match").body("two"),
             ],
         ),
+        (
+            "5.2.2.4: a 304 does not bring back what no-cache names",
+            vec![
+                get("").gives("cache-control: max-age=9, no-cache=\"x-a\"|etag: \"a\"", "one"),
+                get("").later(10).answers(304, "etag: \"a\"|x-a: 2|x-b: 2", "").body("one"),
+                get("").hit("one").with("x-b", "2").without("x-a"),
+            ],
+        ),
+        (
+            "5.2.2.7: a 304 may say that a stored field is private",
+            vec![
+                get("").gives("cache-control: max-age=1|etag: \"a\"|x-a: 1|x-b: 1", "one"),
+                get("").later(2).answers(
+                    304,
+                    "etag: \"a\"|cache-control: max-age=60, private=\"x-a\"",
+                    "",
+                ),
+                get("").hit("one").with("x-b", "1").without("x-a"),
+            ],
+        ),
+        (
+            "7.3: a 304 that touched a session is for its client alone",
+            vec![
+                get("").gives("cache-control: max-age=1|etag: \"a\"", "one"),
+                get("")
+                    .later(2)
+                    .answers(304, "etag: \"a\"|cache-control: max-age=60|set-cookie: id=1", "")
+                    .touching_a_session()
+                    .body("one")
+                    .with("set-cookie", "id=1")
+                    .tells("fwd=stale; fwd-status=304; detail=session"),
+                get("")
+                    .answers(304, "etag: \"a\"|cache-control: max-age=60", "")
+                    .origin_sees("if-none-match", "\"a\"")
+                    .body("one")
+                    .without("set-cookie"),
+                get("").hit("one").without("set-cookie"),
+            ],
+        ),
     ];
     run(&harness, "by-304", cases).await;
 }
@@ -150,6 +189,22 @@ async fn by_head(harness: Harness) {
                     .answers(304, "etag: \"a\"", "")
                     .origin_sees("if-none-match", "\"a\"")
                     .body("one"),
+            ],
+        ),
+        (
+            "7.3: a HEAD that touched a session is for its client alone",
+            vec![
+                get("").gives(stored, "one"),
+                head()
+                    .later(2)
+                    .gives("cache-control: max-age=60|etag: \"a\"|set-cookie: id=1", "")
+                    .touching_a_session()
+                    .with("set-cookie", "id=1")
+                    .tells("fwd=stale; detail=session"),
+                get("")
+                    .answers(304, "etag: \"a\"", "")
+                    .origin_sees("if-none-match", "\"a\"")
+                    .without("set-cookie"),
             ],
         ),
         (

@@ -97,6 +97,18 @@ async fn matches(harness: Harness) {
                     .body("two"),
             ],
         ),
+        (
+            "RFC 9110 7.6.1: a field that ends at the proxy is not what the origin has answered",
+            vec![
+                get("foo: 1|connection: close, Foo")
+                    .gives(BY_FOO, "none")
+                    .tells("fwd=bypass; detail=connection"),
+                get("foo: 1").gives(BY_FOO, "one").body("one"),
+                get("foo: 1|connection: host").gives(BY_FOO, "two").body("two"),
+                get("foo: 1|connection: if-none-match").gives(BY_FOO, "three").body("three"),
+                get("foo: 1|te: trailers|connection: te, close, keep-alive, bar").hit("one"),
+            ],
+        ),
         never("4.1: star", "cache-control: max-age=60|vary: *"),
         never("4.1: star, then a name", "cache-control: max-age=60|vary: *, foo"),
         never("4.1: a name, then star", "cache-control: max-age=60|vary: foo, *"),
@@ -201,6 +213,18 @@ async fn languages(harness: Harness) {
                     .gives(GERMAN, "two")
                     .tells("fwd=vary-miss; stored"),
                 get("accept-language: en;q=0.1, de|foo: 1").hit("two"),
+            ],
+        ),
+        (
+            "RFC 9111 3.3: not a part for the whole",
+            vec![
+                get("accept-language: en, de|foo: 1|range: bytes=0-1").answers(
+                    206,
+                    "cache-control: max-age=60|vary: accept-language, foo|content-language: De\
+                        |content-range: bytes 0-1/5",
+                    "ha",
+                ),
+                get("accept-language: de|foo: 1").gives(GERMAN, "hallo").status(200).body("hallo"),
             ],
         ),
         (

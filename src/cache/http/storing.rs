@@ -13,8 +13,8 @@ use crate::cache::{
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
-        AGE, CONNECTION, DATE, ETAG, LAST_MODIFIED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AGE, CONNECTION, DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,9 @@ const HOP_BY_HOP: [HeaderName; 7] =
 
 /// Fields of one connection that have no constant of their own.
 const HOP_BY_HOP_NAMES: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authentication-info"];
+
+/// Fields that a cache asks by itself.
+const ASKED_BY: [HeaderName; 4] = [IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
 
 /// How long a stale response is kept because it can be validated.
 const KEPT_WITH_VALIDATOR: Duration = Duration::from_secs(24 * 3_600);
@@ -149,17 +152,10 @@ pub(crate) fn has_validator(headers: &HeaderMap) -> bool {
 /// Leaves what may be stored (section 3.1) and dates it (RFC 9110, section 6.6.1).
 pub(crate) fn to_store(headers: &HeaderMap, now: SystemTime) -> HeaderMap {
     let mut stored = headers.clone();
-    for line in headers.get_all(CONNECTION) {
-        for name in line.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-            if let Ok(name) = HeaderName::from_bytes(name) {
-                stored.remove(name);
-            }
-        }
-    }
-    let directives = Directives::of(headers);
-    let named = [&directives.no_cache, &directives.private].into_iter().flat_map(Scope::fields);
-    named.chain(&HOP_BY_HOP).for_each(|name| drop(stored.remove(name)));
+    listed(headers).for_each(|name| drop(stored.remove(name)));
+    HOP_BY_HOP.iter().for_each(|name| drop(stored.remove(name)));
     HOP_BY_HOP_NAMES.iter().for_each(|name| drop(stored.remove(*name)));
+    remove_named(&mut stored);
     // It is counted on from here.
     stored.remove(AGE);
     if !stored.contains_key(DATE)
@@ -168,6 +164,31 @@ pub(crate) fn to_store(headers: &HeaderMap, now: SystemTime) -> HeaderMap {
         stored.insert(DATE, date);
     }
     stored
+}
+
+/// Removes the fields that `no-cache` and `private` name (sections 5.2.2.4 and 5.2.2.7).
+pub(crate) fn remove_named(headers: &mut HeaderMap) {
+    let directives = Directives::of(headers);
+    let scopes = [&directives.no_cache, &directives.private];
+    scopes.into_iter().flat_map(Scope::fields).for_each(|name| drop(headers.remove(name)));
+}
+
+/// Whether a proxy behind this cache takes off a field that an upstream might have gone by (RFC 9110,
+/// section 7.6.1): what that answers is no answer to what the request says.
+pub(crate) fn loses_a_field(request: &HeaderMap) -> bool {
+    let of_one_connection =
+        |name: &HeaderName| HOP_BY_HOP.contains(name) || HOP_BY_HOP_NAMES.contains(&name.as_str());
+    listed(request).any(|name| {
+        let goes_on = request.contains_key(&name) || ASKED_BY.contains(&name);
+        goes_on && !of_one_connection(&name)
+    })
+}
+
+/// What `Connection` lists.
+fn listed(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter();
+    let options = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    options.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! What a 304, or a response to HEAD, says of the response that is stored (RFC 9111, sections 3.2,
 //! 4.3.4 and 4.3.5).
 
-use crate::cache::http::{storing::to_store, validate::same_tag};
+use crate::cache::http::{
+    storing::{remove_named, to_store},
+    validate::same_tag,
+};
 use http::{
     HeaderMap, HeaderName,
     header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED},
@@ -21,6 +24,8 @@ pub(crate) fn freshened(stored: &HeaderMap, new: &HeaderMap, now: SystemTime) ->
             merged.append(name, value.clone());
         }
     }
+    // Whichever of the two has the directive, and whichever the field.
+    remove_named(&mut merged);
     merged
 }
 
