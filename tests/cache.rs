@@ -34,7 +34,7 @@ use tokio::{
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use towerkeep::{
-    Backend, ResponseBody, StoreFuture,
+    Backend, ResponseBody, StoreError, StoreFuture,
     cache::{
         Address, CacheKey, CacheLayer, CacheStore, Fill, FillReply, LeaseReply, Lookup, Policy,
         Query, Verdict,
@@ -63,6 +63,7 @@ on_every_backend! {
     nobody_waits_for_what_cannot_be_stored,
     nobody_waits_for_what_varies_by_too_much,
     a_fill_that_is_refused_gives_its_lease_back,
+    a_lease_whose_grant_is_not_heard_is_given_back,
     a_client_with_authorization_holds_nobody_up,
     what_was_read_before_a_purge_is_not_stored_after_it,
     a_session_touched_while_the_body_is_read_is_seen,
@@ -697,13 +698,14 @@ async fn nobody_waits_for_what_varies_by_too_much(harness: Harness) {
     }
 }
 
-/// A store to which every response is too old on its arrival.
-struct Refusing {
+/// A store to which every response is too old on its arrival, and whose leases may be granted too late.
+struct Unhelpful {
     store: Backend,
+    late: bool,
     releases: Arc<AtomicUsize>,
 }
 
-impl CacheStore for Refusing {
+impl CacheStore for Unhelpful {
     fn lookup(&self, address: &Address) -> StoreFuture<Lookup> {
         self.store.lookup(address)
     }
@@ -715,7 +717,11 @@ impl CacheStore for Refusing {
         length: Duration,
         seen: Option<&str>,
     ) -> StoreFuture<LeaseReply> {
-        self.store.lease(address, token, length, seen)
+        let (reply, late) = (self.store.lease(address, token, length, seen), self.late);
+        StoreFuture::boxed(async move {
+            let reply = reply.await?;
+            if late { Err(StoreError::timeout("a lease", length)) } else { Ok(reply) }
+        })
     }
 
     fn renew(&self, address: &Address, token: &str, length: Duration) -> StoreFuture<bool> {
@@ -743,11 +749,19 @@ impl CacheStore for Refusing {
 }
 
 async fn a_fill_that_is_refused_gives_its_lease_back(harness: Harness) {
+    gives_back(harness.live().await, false, "fwd=uri-miss; stored").await;
+}
+
+async fn a_lease_whose_grant_is_not_heard_is_given_back(harness: Harness) {
+    gives_back(harness.live().await, true, "fwd=uri-miss; detail=store-unavailable").await;
+}
+
+async fn gives_back(store: Backend, late: bool, verdict: &str) {
     let releases = Arc::<AtomicUsize>::default();
-    let store = Refusing { store: harness.live().await, releases: releases.clone() };
+    let store = Unhelpful { store, late, releases: releases.clone() };
     let app = counted().app(&cache(store).wait(Duration::ZERO));
     for run in 1..=2 {
-        assert_eq!(ask(&app, "/a").await.verdict(), "fwd=uri-miss; stored", "run {run}");
+        assert_eq!(ask(&app, "/a").await.verdict(), verdict, "run {run}");
         until(|| releases.load(SeqCst) == run, "the lease is given back").await;
     }
 }

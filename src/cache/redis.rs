@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `<prefix>:cache:{<hash>}` | a hash: `m:<variant>` about a response, `b:<variant>` the response, `v` what they vary by, `x` when the key expires |
 //! | `<prefix>:cache:tags` | a sorted set: which tags were purged, by number |
-//! | `<prefix>:cache-lease:{<hash>}` | a hash: `<lane>:<variant>` who makes it |
+//! | `<prefix>:cache-lease:{<hash>}` | a hash: `<lane>:<variant>` who makes it, and an empty name for when to sweep |
 //! | `<prefix>:cache-hint:{<hash>}` | a channel: a lease has ended |
 //!
 //! Leases lie in a key of their own, under a name that does not begin with `<prefix>:cache:`, so that

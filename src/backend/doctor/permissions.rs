@@ -102,6 +102,8 @@ const CACHE: &[(&str, On, &[&str])] = &[
     ("ZCARD", On::Key, &[]),
     ("ZRANGE", On::Key, &["0", "0"]),
     ("ZRANGEBYSCORE", On::Key, &["0", "1"]),
+    ("ZREM", On::Key, &["m"]),
+    ("ZSCORE", On::Key, &["m"]),
     ("PUBLISH", On::Channel, &["m"]),
     ("SUBSCRIBE", On::Channel, &[]),
 ];
