@@ -87,7 +87,9 @@ fn partial<B: Body<Data = Bytes>>(
 ) -> Response<ResponseBody<B>> {
     let there = match part {
         Part::Bytes(bytes) => {
-            extent.locate(bytes).map(|at| (extent.describe(bytes), held.slice(at)))
+            // A store of an application's own may say more than it has.
+            let at = extent.locate(bytes).filter(|at| at.end <= held.len());
+            at.map(|at| (extent.describe(bytes), held.slice(at)))
         }
         Part::Whole | Part::Unsatisfiable => None,
     };

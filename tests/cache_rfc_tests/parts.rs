@@ -384,6 +384,19 @@ async fn whats_no_part_to_keep(harness: Harness) {
             get("").gives("", "0123456789").status(200).body("0123456789"),
         ],
     )];
+    let of_a_stored = vec![(
+        "15.5.17: a 416 says how long the body is, and nothing of it",
+        vec![
+            get("")
+                .gives("cache-control: max-age=60|accept-ranges: bytes|etag: \"a\"", "0123456789"),
+            get("range: bytes=10-")
+                .hit("")
+                .status(416)
+                .with("content-range", "bytes */10")
+                .without("accept-ranges"),
+        ],
+    )];
+    run(&harness, "of-a-stored", of_a_stored).await;
     run(&harness, "unsatisfiable", unsatisfiable).await;
     run(&harness, "no-part", cases).await;
 }

@@ -213,17 +213,23 @@ impl<'a> Parser<'a> {
         if !self.eat(b'"') {
             return None;
         }
+        let mut read = Vec::new();
         loop {
             match self.next()? {
-                b'"' => return Some(Item::Other),
-                b'%' => {
-                    for _ in 0..2 {
-                        self.next().filter(|byte| b"0123456789abcdef".contains(byte))?;
-                    }
-                }
-                b' '..=b'~' => {}
+                b'"' => return str::from_utf8(&read).ok().map(|_| Item::Other),
+                b'%' => read.push(self.hex_digit()? << 4 | self.hex_digit()?),
+                byte @ b' '..=b'~' => read.push(byte),
                 _ => return None,
             }
+        }
+    }
+
+    /// One in lower case.
+    fn hex_digit(&mut self) -> Option<u8> {
+        match self.next()? {
+            digit @ b'0'..=b'9' => Some(digit - b'0'),
+            digit @ b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
         }
     }
 
@@ -257,8 +263,18 @@ mod tests {
         assert_eq!(ask(&["max-age=60, no-store"]).map(|held| held.no_store), Some(true));
         assert_eq!(ask(&["max-age=60", "max-age=5"]).unwrap().max_age, Some(5));
         assert_eq!(ask(&["max-age=60;a=1, x=(1 2);b"]).unwrap().max_age, Some(60));
-        for line in ["", "max-age=60,", "max-age=\"60", "Max-Age=60", "max-age=60 a", "max-age=,a"]
-        {
+        // A display string is UTF-8 (RFC 9651, section 4.2.10).
+        assert_eq!(ask(&["max-age=60, x=%\"%c3%a4\""]).unwrap().max_age, Some(60));
+        for line in [
+            "",
+            "max-age=60,",
+            "max-age=\"60",
+            "Max-Age=60",
+            "max-age=60 a",
+            "max-age=,a",
+            "max-age=60, x=%\"%aa\"",
+            "max-age=60, x=%\"%C3%A4\"",
+        ] {
             assert_eq!(ask(&[line]), None, "{line}");
         }
     }
