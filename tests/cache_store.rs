@@ -73,9 +73,9 @@ fn found(lookup: Lookup) -> Found {
 async fn a_fill_is_found_with_its_age_until_it_is_past_keeping(harness: Harness) {
     let at = address("e");
     granted(&*harness, &at, "token").await;
-    let mut fill = fill("body", 60);
-    fill.age = Duration::from_secs(10);
-    fill.stale = Duration::from_secs(30);
+    let mut fill = fill("body", 3_600);
+    fill.age = Duration::from_secs(600);
+    fill.stale = Duration::from_secs(1_800);
     assert_eq!(harness.fill(&at, "token", fill).await.unwrap(), FillReply::Stored);
 
     let expect = async |age, fresh_for| {
@@ -84,14 +84,14 @@ async fn a_fill_is_found_with_its_age_until_it_is_past_keeping(harness: Harness)
         assert_eq!(&*found.stamp, "token");
         assert_eq!((found.age.as_secs(), found.fresh_for.as_secs()), (age, fresh_for));
     };
-    expect(10, 50).await;
-    harness.advance(Duration::from_secs(49));
-    expect(59, 1).await;
-    harness.advance(Duration::from_secs(1));
-    expect(60, 0).await;
-    harness.advance(Duration::from_secs(29));
-    expect(89, 0).await;
-    harness.advance(Duration::from_secs(1));
+    expect(600, 3_000).await;
+    harness.advance(Duration::from_secs(2_940));
+    expect(3_540, 60).await;
+    harness.advance(Duration::from_secs(60));
+    expect(3_600, 0).await;
+    harness.advance(Duration::from_secs(1_740));
+    expect(5_340, 0).await;
+    harness.advance(Duration::from_secs(60));
     assert_eq!(harness.lookup(&at).await.unwrap(), Lookup::Absent { stamp: None });
 }
 

@@ -589,7 +589,9 @@ async fn server() {
     if !process::is_child(CHILD) {
         return;
     }
-    let backend = Backend::redis(env::var("REDIS_URL").unwrap()).await.unwrap();
+    // A machine that is busy for a moment is no failure of the store.
+    let backend = Backend::builder().deadline(PATIENCE).ping(PATIENCE / 4, PATIENCE);
+    let backend = backend.redis(env::var("REDIS_URL").unwrap()).await.unwrap();
     let counts = backend.clone();
     let count = async move |what: &str| {
         let incr = towerkeep::connection::redis::cmd("INCR").arg(what).take();
